@@ -1,0 +1,241 @@
+"""The report as one HTML page: every text escaped, nothing fetched, no script."""
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from importlib.resources import files
+
+import pandas as pd
+
+from analysis.gaps import Gap
+from analysis.table import SPLITS, STATUSES, Results, is_missing
+from analysis.verdict import Verdict
+from analysis.wording import POINTS, Finding, format_interval, format_p, format_points
+
+METHOD = (
+    "Each test compares two arms in one category, paired by seed and by item: a query's nDCG@10, "
+    "whether a text is classified rightly, a document set's V-measure, or, for the Spearman "
+    "correlation of pairs, a document's jackknife pseudo-value.",
+    "Seeds and items are both taken as samples (the variance of Dorfman, Berbaum and Metz, 1992): "
+    "a claim is about other training runs and other items of the same tasks, not about these "
+    "alone. The critical value weighs Student's for seeds and for items by their shares of the "
+    "variance (Cochran and Cox, 1957).",
+    "The winner of a category is the finalist with the best score on the choosing split; the test "
+    "uses the confirming split only. The best untrained model is picked on the confirming split, "
+    "which can only favour the untrained side.",
+    "p values are corrected by Holm's method within each family: the categories against the "
+    "control, and the categories against the untrained models. Each interval covers its own true "
+    "difference 95 % of the time; the intervals are not simultaneous, so one may leave out 0 "
+    "while Holm's p is above 0.05. The sentences follow Holm's p.",
+    "The smallest detectable difference is the true difference that the test would see 80 % of "
+    "the time, at 0.05 divided by the number of categories, if the estimated variances were true.",
+    "Limits: a few seeds estimate the spread of training runs poorly, and the intervals are wide "
+    "for that reason. With one task for each category nothing is said about other tasks. An "
+    "untrained model with one run stands for itself. Trials that were stopped early are shown, "
+    "but never compared as if they had finished. The figures of the search describe: its sampler "
+    "tries good regions more often, so a level's median is no effect.",
+)
+
+
+def page(results: Results, verdict: Verdict, figures: dict[str, tuple[str, str]]) -> str:
+    """The whole page; `figures` maps a name to its SVG and its caption."""
+    style = files("analysis").joinpath("report.css").read_text(encoding="utf-8")
+    parts = [
+        _header(results),
+        _verdict(verdict),
+        _contrasts(verdict, figures.get("forest")),
+        _section("Score against cost", _figure(figures.get("cost"))),
+        _section("Learning curves", _figure(figures.get("curves"))),
+        _section("Scores by parameter", _figure(figures.get("strips"))),
+        _section("What is missing", _gaps(verdict.gaps)),
+        _section("All trials", _trials(results)),
+        _section("Method", _list(METHOD)),
+        _section("Versions", _versions(results)),
+    ]
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(results.study)}: report</title>\n<style>\n{style}</style>\n</head>\n"
+        f"<body>\n{''.join(parts)}</body>\n</html>\n"
+    )
+
+
+def _header(results: Results) -> str:
+    trials = results.trials
+    parts = [
+        f"{split}: " + ", ".join(f"{there.count(s)} {s}" for s in STATUSES if s in there)
+        for split in SPLITS
+        if (there := trials.loc[trials["split"] == split, "status"].tolist())
+    ]
+    text = "; ".join(parts)
+    return (
+        f"<header>\n<h1>{escape(results.study)}</h1>\n"
+        f"<p>Which attention and which pooling make a good embedding model. "
+        f"Trials, {escape(text)}.</p>\n</header>\n"
+    )
+
+
+def _section(title: str, body: str) -> str:
+    return f"<section>\n<h2>{escape(title)}</h2>\n{body}</section>\n" if body else ""
+
+
+def _verdict(verdict: Verdict) -> str:
+    families = (
+        ("Against the control", verdict.against_control),
+        ("Trained against untrained", verdict.against_untrained),
+    )
+    lists = [
+        f'<h3>{escape(title)}</h3>\n<ul class="verdict">\n'
+        + "".join(f'<li class="{f.outcome}">{escape(f.sentence)}</li>\n' for f in found)
+        + "</ul>\n"
+        for title, found in families
+        if found
+    ]
+    return _section("Verdict", "".join(lists) + _list(verdict.notes))
+
+
+def _contrasts(verdict: Verdict, forest: tuple[str, str] | None) -> str:
+    families = (
+        ("Winner against the control", verdict.against_control),
+        ("Winner against the best untrained model", verdict.against_untrained),
+    )
+    tables = [_contrast_table(title, found) for title, found in families if found]
+    return _section("Contrasts", "".join(tables) + _figure(forest)) if tables else ""
+
+
+def _contrast_table(title: str, found: Sequence[Finding]) -> str:
+    heads = (
+        "Category",
+        "Winner",
+        "Against",
+        "Points",
+        "95 % interval",
+        "p",
+        "Holm p",
+        "Seeds \u00d7 items",
+        "Remarks",
+    )
+    rows = [_contrast_row(finding) for finding in found]
+    kept = [at for at in range(len(heads)) if any(row[at] for row in rows)]
+    body = table(
+        [heads[at] for at in kept],
+        [[row[at] for at in kept] for row in rows],
+        numbers=[kept.index(at) for at in (3, 4, 5, 6, 7) if at in kept],
+        texts=[kept.index(at) for at in (1, 2, 8) if at in kept],
+    )
+    return f"<h3>{escape(title)}</h3>\n{body}"
+
+
+def _contrast_row(finding: Finding) -> list[str]:
+    names = [arm.label if arm else "" for arm in (finding.winner, finding.baseline)]
+    contrast = finding.contrast
+    if contrast is None or finding.holm_p is None:
+        return [finding.category, *names, "", "", "", "", "", finding.why_not]
+    return [
+        finding.category,
+        *names,
+        format_points(contrast.effect, (contrast.high - contrast.low) / 2),
+        format_interval(contrast),
+        format_p(contrast.p).removeprefix("= "),
+        format_p(finding.holm_p).removeprefix("= "),
+        f"{contrast.num_seeds} \u00d7 {sum(contrast.num_items)}",
+        "; ".join((*contrast.notes, *finding.dropped)),
+    ]
+
+
+def _figure(figure: tuple[str, str] | None) -> str:
+    if not figure or not figure[0]:
+        return ""
+    drawing, caption = figure
+    return (
+        f'<figure>\n<div class="scroll">{drawing}</div>\n'
+        f"<figcaption>{escape(caption)}</figcaption>\n</figure>\n"
+    )
+
+
+def _gaps(gaps: Sequence[Gap]) -> str:
+    rows = [[gap.missing, gap.reason, ", ".join(gap.rows)] for gap in gaps]
+    if not rows:
+        return "<p>Nothing: every trial finished and every task was scored.</p>\n"
+    return table(("Missing", "Reason", "Rows"), rows, texts=(0, 1, 2))
+
+
+def _trials(results: Results) -> str:
+    means = results.scores.groupby(["name", "category"])["score"].mean().unstack()
+    categories = [str(category) for category in means.columns]
+    heads = (
+        "Trial",
+        "Role",
+        "Design",
+        "Seed",
+        "Status",
+        "Steps",
+        "Seconds",
+        "Parameters",
+        *categories,
+        "Reason",
+    )
+    rows, stopped = [], []
+    for trial in results.trials.sort_values("name").to_dict("records"):
+        name = trial["name"]
+        scores = means.loc[name] if name in means.index else pd.Series(dtype=float)
+        rows.append(
+            [
+                str(name),
+                str(trial["role"]),
+                str(trial["label"]),
+                str(trial["seed"]),
+                str(trial["status"]),
+                f"{trial['steps']}/{trial['total_steps']}",
+                f"{trial['seconds']:.0f}",
+                _count(trial["trainable_parameters"]),
+                *(_score(scores.get(category)) for category in categories),
+                "" if is_missing(trial["reason"]) else str(trial["reason"]),
+            ]
+        )
+        stopped.append(trial["status"] != "complete")
+    numbers = (3, *range(5, 8 + len(categories)))
+    text = '<p class="quiet">Scores in points; the two splits have different tasks.</p>\n'
+    return text + table(heads, rows, numbers=numbers, texts=(2, len(heads) - 1), stopped=stopped)
+
+
+def _count(value: object) -> str:
+    return "" if value is pd.NA or not isinstance(value, int) else f"{value:,}"
+
+
+def _score(value: object) -> str:
+    return f"{POINTS * value:.1f}" if isinstance(value, float) and value == value else ""
+
+
+def _versions(results: Results) -> str:
+    pairs = results.versions.groupby("package")["version"].agg(", ".join)
+    text = "; ".join(f"{package} {version}" for package, version in pairs.items())
+    return f"<p>{escape(text)}</p>\n" if text else ""
+
+
+def _list(texts: Iterable[str]) -> str:
+    lines = "".join(f"<li>{escape(text)}</li>\n" for text in texts)
+    return f'<ul class="notes">\n{lines}</ul>\n' if lines else ""
+
+
+def table(
+    heads: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    numbers: Sequence[int] = (),
+    texts: Sequence[int] = (),
+    stopped: Sequence[bool] = (),
+) -> str:
+    """An escaped table; `numbers` and `texts` are columns, `stopped` the rows to show quietly."""
+    kinds = {**dict.fromkeys(numbers, ' class="number"'), **dict.fromkeys(texts, ' class="text"')}
+    head = "".join(f"<th{kinds.get(at, '')}>{escape(text)}</th>" for at, text in enumerate(heads))
+    lines = []
+    for number, row in enumerate(rows):
+        cells = "".join(
+            f"<td{kinds.get(at, '')}>{escape(text)}</td>" for at, text in enumerate(row)
+        )
+        quiet = ' class="stopped"' if number < len(stopped) and stopped[number] else ""
+        lines.append(f"<tr{quiet}>{cells}</tr>\n")
+    return (
+        f'<div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n'
+        f"<tbody>\n{''.join(lines)}</tbody>\n</table></div>\n"
+    )

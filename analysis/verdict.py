@@ -1,0 +1,130 @@
+"""What the confirmed scores allow one to say, in sentences with their evidence.
+
+In each category the winner is the finalist that was best on the *choosing* split; the claim about
+it comes from the *confirming* split alone, so choosing and confirming never share data.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import pandas as pd
+
+from analysis.arms import Arm, choosing_score, confirmed_arms, contrast_in
+from analysis.contrasts import holm
+from analysis.gaps import Gap, gaps
+from analysis.table import Results, category_scores, items
+from analysis.wording import Finding, describe
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """Two families of findings, each corrected on its own, and all that could not enter."""
+
+    against_control: tuple[Finding, ...] = ()
+    against_untrained: tuple[Finding, ...] = ()
+    notes: tuple[str, ...] = ()
+    gaps: tuple[Gap, ...] = ()
+
+
+def reach_verdict(results: Results) -> Verdict:
+    """Compare the winner of each category with the control and with the untrained models."""
+    arms = confirmed_arms(results)
+    evidence = items(results, [name for arm in arms for name in arm.rows.values()])
+    missing = gaps(results, arms, evidence)
+    if not arms:
+        note = (
+            "The confirmation is missing: what follows is the search alone, whose best trial "
+            "is best partly by chance, so no test is made."
+        )
+        return Verdict(notes=(note,), gaps=missing)
+    controls = [arm for arm in arms if arm.role == "control"]
+    untrained = [arm for arm in arms if arm.role == "untrained"]
+
+    winners = {c: winner_in(results, arms, c) for c in sorted(set(results.scores["category"]))}
+
+    def against(find: Callable[[str], Arm | None], name: str) -> tuple[Finding, ...]:
+        found = [
+            _find(results, evidence, Finding(category=c, winner=w, baseline=find(c)), name)
+            for c, w in winners.items()
+        ]
+        return _correct(found, name)
+
+    families = (
+        against(lambda _: controls[0] if controls else None, "the control"),
+        against(lambda c: _best_untrained(results, untrained, c), "the best untrained model"),
+    )
+    return Verdict(
+        against_control=families[0],
+        against_untrained=families[1],
+        notes=_notes(controls, families),
+        gaps=missing,
+    )
+
+
+def winner_in(results: Results, arms: list[Arm], category: str) -> Arm | None:
+    """The finalist with the best choosing score in `category`; ties go to the first label."""
+    scored = [(choosing_score(results, a, category), a) for a in arms if a.role == "finalist"]
+    known = [(score, arm) for score, arm in scored if score == score]
+    return max(known, key=lambda pair: pair[0])[1] if known else None
+
+
+def _find(results: Results, evidence: pd.DataFrame, finding: Finding, name: str) -> Finding:
+    """The finding with its contrast, or with the reason why there is none."""
+    winner, baseline = finding.winner, finding.baseline
+    if winner is None:
+        return replace(finding, why_not="no confirmed finalist has a choosing score")
+    if baseline is None:
+        return replace(finding, why_not=f"{name} is not in the confirmation")
+    if winner.design == baseline.design and baseline.role == "control":
+        return replace(finding, why_not=f"the winner, {winner.label}, is the control's own design")
+    tasks = _tasks(results, finding.category)
+    made = contrast_in(evidence, winner, baseline, finding.category, tasks)
+    why_not = "" if made.contrast else "the two have no scored items in common"
+    return replace(
+        finding, contrast=made.contrast, tasks=made.tasks, dropped=made.dropped, why_not=why_not
+    )
+
+
+def _tasks(results: Results, category: str) -> list[str]:
+    scores = results.scores
+    chosen = (scores["split"] == "confirming") & (scores["category"] == category)
+    return sorted(set(scores.loc[chosen, "task"]))
+
+
+def _best_untrained(results: Results, untrained: list[Arm], category: str) -> Arm | None:
+    """The untrained arm with the best score on the confirming split, which favours no winner."""
+    scores = category_scores(results, "confirming")
+    if category not in scores or not untrained:
+        return None
+    means = {
+        arm.digest: scores[category].reindex(list(arm.rows.values())).mean() for arm in untrained
+    }
+    known = [arm for arm in untrained if means[arm.digest] == means[arm.digest]]
+    return max(known, key=lambda arm: means[arm.digest]) if known else None
+
+
+def _correct(found: list[Finding], name: str) -> tuple[Finding, ...]:
+    tested = [finding for finding in found if finding.contrast]
+    adjusted = iter(holm([f.contrast.p for f in found if f.contrast]))
+    corrected = [replace(f, holm_p=next(adjusted)) if f.contrast else f for f in found]
+    return tuple(
+        replace(finding, sentence=describe(finding, name, len(tested))) for finding in corrected
+    )
+
+
+def _notes(controls: list[Arm], families: tuple[tuple[Finding, ...], ...]) -> tuple[str, ...]:
+    notes = []
+    if len(controls) > 1:
+        notes.append(
+            f"{len(controls)} controls were confirmed; the test is against the first, "
+            f"{controls[0].label} ({controls[0].digest})."
+        )
+    for family, name in zip(families, ("the control", "the untrained models"), strict=True):
+        untested = [finding.category for finding in family if not finding.contrast]
+        if untested:
+            tested = len(family) - len(untested)
+            notes.append(
+                f"Against {name}, the family has {tested} of {len(family)} categories: "
+                f"no test on {', '.join(untested)}."
+            )
+    return tuple(notes)

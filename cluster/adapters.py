@@ -1,0 +1,87 @@
+"""Two thin adapters that let Ray Tune run a ledger's trials: a searcher and a scheduler.
+
+Neither has state of its own that a restart would need, so both save nothing: a new driver
+opens the ledger again and continues.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from cluster.ledger import Ledger
+from trainables.config import as_dict
+
+
+class StudySearcher(Searcher):
+    """Hands the ledger's trials to Tune."""
+
+    def __init__(self, ledger: Ledger, cpus_per_worker: int) -> None:
+        """Propose from `ledger`; each worker of a trial may use `cpus_per_worker` threads."""
+        super().__init__(metric=None, mode=None)
+        self._ledger = ledger
+        self._cpus = cpus_per_worker
+        self._numbers: dict[str, int] = {}
+
+    def suggest(self, trial_id: str) -> Any:
+        """Return the next trial's configuration for Tune."""
+        assignment = self._ledger.next_trial()
+        if assignment is None:
+            return Searcher.FINISHED
+        self._numbers[trial_id] = assignment.number
+        return {
+            "number": assignment.number,
+            "trial": as_dict(assignment.config),
+            "folder": str(assignment.folder),
+            "cpus_per_worker": self._cpus,
+        }
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Record a trial whose process was lost for good; all other endings come as results."""
+        number = self._numbers.pop(trial_id, None)
+        if error and number is not None:
+            self._ledger.fail(number, "the trial's process died and its retries are used up")
+
+    def save(self, checkpoint_path: str) -> None:
+        """Save nothing: the study is durable by itself."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Restore nothing."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the ledger out of Tune's snapshots of its own arguments."""
+        return {}
+
+
+class StudyScheduler(FIFOScheduler):
+    """Passes reports and endings to the ledger and stops what the ledger's pruner stops."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        """Decide by `ledger`."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._ledger = ledger
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Pass on a report; say whether the trial is to stop."""
+        report = json.loads(result["event"])
+        stop = self._ledger.report(trial.config["number"], report)
+        return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """Pass on how a trial ended; one whose last word is a report was stopped."""
+        number, event = trial.config["number"], json.loads(result["event"])
+        if result["kind"] == "Outcome":
+            self._ledger.complete(number, event)
+        elif result["kind"] == "Failure":
+            self._ledger.fail(number, event)
+        else:
+            self._ledger.stop(number)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the ledger out of Tune's snapshots of its own arguments."""
+        return {}

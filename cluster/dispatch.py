@@ -1,0 +1,97 @@
+"""Ray: where the ledger's trials run, a few at once, in warm worker groups."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cluster.ledger import Ledger
+
+QUIET = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: the same command resumes
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_WARN_SLOW_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "60",
+    "RAY_DEDUP_LOGS": "1",
+}
+WORKER_ENVIRONMENT = {
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+}
+RETRIES = 2  # of a trial whose process died; it continues from its checkpoint
+
+
+@contextmanager
+def ray_cluster(address: str | None) -> Iterator[None]:
+    """Connect to the cluster at `address`, or start Ray on this machine; shut down at the end."""
+    os.environ |= QUIET
+    import ray
+
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="ray")
+    local = address is None
+    ray.init(
+        address="local" if local else address,
+        include_dashboard=False if local else None,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        configure_logging=False,
+        runtime_env={"env_vars": WORKER_ENVIRONMENT},
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def slots(num_workers: int, limit: int | None) -> tuple[int, int]:
+    """Return how many trials fit at once and the CPU threads of each of their workers."""
+    import ray
+
+    resources = ray.cluster_resources()
+    cpus = int(resources.get("CPU", 1))
+    gpus = int(resources.get("GPU", 0))
+    places = gpus if gpus else cpus
+    fitting = max(1, places // num_workers)
+    at_once = min(fitting, limit) if limit else fitting
+    return at_once, max(1, cpus // (at_once * num_workers))
+
+
+def run_trials(
+    ledger: Ledger, *, num_workers: int, at_once: int, threads: int, folder: Path
+) -> None:
+    """Run trials of the ledger until it has no more; Ray's own files go to `folder`."""
+    import ray
+    from ray import tune
+
+    from cluster.adapters import StudyScheduler, StudySearcher
+    from trainables.ray_trainable import TrialGroup
+
+    gpu = {"GPU": 1} if ray.cluster_resources().get("GPU") else {}
+    bundles = [{"CPU": 0.01}] + [{"CPU": threads, **gpu}] * num_workers
+    trainable = tune.with_resources(TrialGroup, tune.PlacementGroupFactory(bundles))
+    tuner = tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            search_alg=StudySearcher(ledger, threads),
+            scheduler=StudyScheduler(ledger),
+            num_samples=-1,
+            max_concurrent_trials=at_once,
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(folder.resolve()),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=RETRIES),
+        ),
+    )
+    tuner.fit()

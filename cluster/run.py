@@ -1,0 +1,200 @@
+"""The three acts of a study: search, confirmation, report; each continues what it finds."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+from filelock import FileLock, Timeout
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from cluster import confirm, dispatch, preflight
+from cluster.ledger import Ledger, Observer, Proposal
+from cluster.progress import Console
+from cluster.results import ResultsTable, read_rows
+from cluster.settings import StudyConfig, to_plain, write_once
+from cluster.tracking import Tracker
+from search_spaces.ablations import CONTROL, SPACES
+from trainables.config import (
+    EMBEDDED_MODEL,
+    EMBEDDED_TASKS,
+    EMBEDDED_TRAIN_DATA,
+    ConfigError,
+    TrialConfig,
+    overlay,
+)
+
+Log = Callable[[str], None]
+
+
+def prepare(study: Mapping[str, Any], trial: Mapping[str, Any], *, log: Log) -> StudyConfig:
+    """Fetch the embedded model and text if the study needs them and check all settings.
+
+    Raises:
+        ConfigError: With every fault of the settings.
+    """
+    from trainables import assets
+
+    quiet_libraries()
+    if needs_embedded(trial):
+        assets.prepare(log)
+    return preflight.configure(study, trial)
+
+
+def needs_embedded(trial: Mapping[str, Any]) -> bool:
+    """Return whether settings leave the model, the training data or a task embedded."""
+    defaults = TrialConfig()
+    tasks = trial.get("evaluation.tasks", defaults.evaluation.tasks)
+    return (
+        trial.get("backbone.model", EMBEDDED_MODEL) == EMBEDDED_MODEL
+        or trial.get("training.data", EMBEDDED_TRAIN_DATA) == EMBEDDED_TRAIN_DATA
+        or any(task in EMBEDDED_TASKS for task in tasks)
+    )
+
+
+def run_study(
+    config: StudyConfig, outputs: Path, address: str | None, at_once: int | None, *, log: Log
+) -> Path:
+    """Search, confirm and report; return the report's path.
+
+    Raises:
+        ConfigError: If the study's folder holds other settings, or another process works on it.
+    """
+    folder = outputs / config.name
+    write_once(config, folder)
+    lock = FileLock(folder / "driver.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ConfigError(
+            f"study: {config.name!r} is being run by another process; wait for it or end it"
+        ) from error
+    with lock:
+        tracker = Tracker(config.name, outputs, to_plain(config))
+        with dispatch.ray_cluster(address):
+            acts = _Acts(config, folder, tracker, at_once, log)
+            acts.search()
+            acts.confirm()
+        return write_report(folder, tracker, log)
+
+
+class _Acts:
+    """Search and confirmation over the same folder, tracker and cluster."""
+
+    def __init__(
+        self, config: StudyConfig, folder: Path, tracker: Tracker, at_once: int | None, log: Log
+    ) -> None:
+        self._config = config
+        self._folder = folder
+        self._tracker = tracker
+        self._log = log
+        self._workers = config.base.engine.num_workers
+        self._at_once, self._threads = dispatch.slots(self._workers, at_once)
+        journal = JournalFileBackend(str(folder / "study.journal"))
+        self._storage = JournalStorage(journal)
+
+    def search(self) -> None:
+        """Let Optuna propose designs of the space; the control comes first."""
+        config, base = self._config, self._config.base
+        space = SPACES[config.space]
+
+        def propose(trial: optuna.Trial) -> Proposal:
+            params = space(trial, base)
+            design = overlay(base, params)
+            role = "control" if confirm.is_control(design, base) else "search"
+            return Proposal(config=design, params=params, role=role)
+
+        study = optuna.create_study(
+            study_name=f"{config.name}-search",
+            storage=self._storage,
+            load_if_exists=True,
+            direction="maximize",
+            sampler=sampler(config.seed),
+            pruner=pruner(base.training.report_every),
+        )
+        if not study.get_trials(deepcopy=False):
+            study.enqueue_trial(CONTROL)
+        self._run("search", study, propose, config.num_trials)
+
+    def confirm(self) -> None:
+        """Train the best designs and the control again, with fresh seeds."""
+        config = self._config
+        rows = [r for r in read_rows(self._folder / "results") if r["split"] == "choosing"]
+        if not confirm.finalists(rows, config.num_finalists):
+            self._log(
+                "confirm: no design beside the control was finished, so there is nothing to do"
+            )
+            return
+        runs = confirm.kept_plan(config, rows, self._folder / "confirm")
+        proposer = confirm.Proposer(runs, config.base)
+        study = optuna.create_study(
+            study_name=f"{config.name}-confirm",
+            storage=self._storage,
+            load_if_exists=True,
+            direction="maximize",
+            sampler=optuna.samplers.RandomSampler(seed=config.seed),
+            pruner=optuna.pruners.NopPruner(),
+        )
+        proposer.enqueue(study)
+        self._run("confirm", study, proposer, len(runs))
+
+    def _run(
+        self, act: str, study: optuna.Study, propose: Callable[[optuna.Trial], Proposal], size: int
+    ) -> None:
+        observers: list[Observer] = [
+            ResultsTable(self._config.name, self._folder / "results"),
+            self._tracker,
+        ]
+        ledger = Ledger(
+            study, propose, num_trials=size, folder=self._folder / act, observers=observers
+        )
+        console = Console(size, ledger.num_ended)
+        ledger.add_observer(console)
+        if ledger.num_ended >= size:
+            self._log(f"{act}: all {size} trials are done")
+            return
+        self._log(f"{act}: {size} trials, {ledger.num_ended} done, {self._at_once} at once")
+        dispatch.run_trials(
+            ledger,
+            num_workers=self._workers,
+            at_once=self._at_once,
+            threads=self._threads,
+            folder=self._folder / "ray" / act,
+        )
+
+
+def sampler(seed: int) -> optuna.samplers.BaseSampler:
+    """Return the sampler: TPE that models parameters jointly and knows of running trials."""
+    return optuna.samplers.TPESampler(
+        seed=seed, multivariate=True, group=True, constant_liar=True, n_startup_trials=6
+    )
+
+
+def pruner(first_rung: int) -> optuna.pruners.BasePruner:
+    """Return the pruner: asynchronous successive halving by steps (arXiv 1810.05934)."""
+    return optuna.pruners.SuccessiveHalvingPruner(min_resource=first_rung, reduction_factor=2)
+
+
+def write_report(folder: Path, tracker: Tracker, log: Log) -> Path:
+    """Write the report of a study's results, attach it to MLflow and say the verdict."""
+    from analysis import report
+
+    file, sentences = report.write(folder)
+    tracker.finish(file, sentences)
+    for line in ["", *sentences, "", f"report: {file}", f"MLflow: make ui  ({tracker.uri})"]:
+        log(line)
+    return file
+
+
+def quiet_libraries() -> None:
+    """Keep the libraries' own chatter off the console; their errors come to us as exceptions."""
+    import warnings
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    for name in ("mlflow", "alembic", "sqlalchemy"):
+        logging.getLogger(name).setLevel(logging.ERROR)

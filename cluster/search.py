@@ -1,0 +1,127 @@
+"""The main job: search a space, confirm the best designs, report the verdict.
+
+Interrupt it whenever you like: the same command continues where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from trainables.config import EMBEDDED_TASKS, ConfigError
+
+EXAMPLES = """examples:
+  python -m cluster.search
+      the embedded model and data, both ablations at once, into outputs/embedded
+  python -m cluster.search --study masks --space attention --trials 20
+      ablation 1 alone
+  python -m cluster.search --study mine --model Qwen/Qwen2-0.5B --layers all \\
+      --train-data pairs.jsonl --tasks STSBenchmark NFCorpus --set training.steps=1000
+      your own model, data (columns query, positive, negatives) and official MTEB tasks
+  python -m cluster.search --study embedded --address auto
+      the same search on the Ray cluster that this machine belongs to
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line's definition; defaults stand in the dataclasses."""
+    made = argparse.ArgumentParser(
+        prog="python -m cluster.search",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    study = made.add_argument_group("the study (a study keeps these settings)")
+    study.add_argument("--study", default="embedded", help="its name (default: embedded)")
+    study.add_argument("--space", help="attention, pooling or joint (default: joint)")
+    study.add_argument("--trials", metavar="N", help="designs to try (default: 12)")
+    study.add_argument("--finalists", metavar="N", help="designs to confirm (default: 2)")
+    study.add_argument("--seeds", metavar="N", help="fresh seeds of each (default: 3)")
+    study.add_argument("--model", help="a folder or a hub id (default: the embedded one)")
+    study.add_argument("--layers", metavar="N", help="first layers kept, or all (default: 6)")
+    study.add_argument("--train-data", metavar="DATA", help="file, folder or hub id")
+    study.add_argument("--tasks", nargs="+", help=f"default: {' '.join(EMBEDDED_TASKS)}")
+    study.add_argument("--workers", metavar="N", help="workers of each trial (default: 1)")
+    study.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting"
+    )
+    here = made.add_argument_group("this run of it")
+    here.add_argument("--address", help="a Ray cluster (default: Ray on this machine)")
+    here.add_argument("--at-once", type=int, metavar="N", help="trials at once (default: all fit)")
+    here.add_argument("--outputs", type=Path, default=Path("outputs"), help="default: outputs")
+    here.add_argument("--dry-run", action="store_true", help="check everything, run nothing")
+    return made
+
+
+def settings(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the study's fields and the dotted trial settings that a command line gives."""
+    study = {
+        "name": arguments.study,
+        "space": arguments.space,
+        "num_trials": value(arguments.trials),
+        "num_finalists": value(arguments.finalists),
+        "num_seeds": value(arguments.seeds),
+    }
+    trial = {
+        "backbone.model": arguments.model,
+        "backbone.num_layers": value(arguments.layers),
+        "training.data": arguments.train_data,
+        "evaluation.tasks": arguments.tasks and tuple(arguments.tasks),
+        "engine.num_workers": value(arguments.workers),
+    }
+    given = {name: v for name, v in trial.items() if v is not None}
+    if arguments.layers == "all":
+        given["backbone.num_layers"] = None
+    for text in arguments.set:
+        name, _, raw = text.partition("=")
+        given[name] = value(raw)
+    return {name: v for name, v in study.items() if v is not None}, given
+
+
+def value(text: str | None) -> Any:
+    """Return a command line's value: JSON where it is JSON, else the text itself.
+
+    >>> value("3"), value("causal")
+    (3, 'causal')
+    """
+    if text is None:
+        return None
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; return its exit code."""
+    arguments = parser().parse_args(argv)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        from cluster.run import prepare, run_study
+
+        config = prepare(*settings(arguments), log=_say)
+        if arguments.dry_run:
+            _say("All checks passed; nothing was started.")
+            return 0
+        run_study(config, arguments.outputs, arguments.address, arguments.at_once, log=_say)
+    except ConfigError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("\nInterrupted. The same command continues where this left off.\n")
+        return 130
+    return 0
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,92 @@
+"""What one study is: its space, its budget, and the configuration that its trials start from."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from search_spaces.ablations import SPACES
+from trainables.config import (
+    ConfigError,
+    TrialConfig,
+    as_dict,
+    check,
+    flatten,
+    from_dict,
+    whole,
+)
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudyConfig:
+    """Everything that decides what a study finds; how much runs at once does not."""
+
+    name: str = "embedded"
+    space: str = "joint"
+    num_trials: int = 12
+    num_finalists: int = 2  # designs trained again beside the control
+    num_seeds: int = 3  # fresh seeds of each of them
+    confirm_steps: int | None = None  # steps of the confirmation; None: those of the search
+    seed: int = 0  # of the proposals
+    base: TrialConfig = field(default_factory=TrialConfig)
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        steps = self.confirm_steps
+        check(
+            {
+                "name": None
+                if NAME.fullmatch(self.name)
+                else f"expected letters, digits, '.', '_' or '-', got {self.name!r}",
+                "space": None
+                if self.space in SPACES
+                else f"expected one of {', '.join(map(repr, SPACES))}, got {self.space!r}",
+                "num_trials": whole(self.num_trials, at_least=1),
+                "num_finalists": whole(self.num_finalists, at_least=1),
+                "num_seeds": whole(self.num_seeds, at_least=1),
+                "confirm_steps": None if steps is None else whole(steps, at_least=1),
+                "seed": whole(self.seed, at_least=0),
+            }
+        )
+
+
+def to_plain(config: StudyConfig) -> dict[str, Any]:
+    """Return the study's settings as plain values."""
+    values = {part.name: getattr(config, part.name) for part in dataclasses.fields(config)}
+    return values | {"base": as_dict(config.base)}
+
+
+def from_plain(values: dict[str, Any]) -> StudyConfig:
+    """Return the settings that `to_plain` gave."""
+    return StudyConfig(**{**values, "base": from_dict(values["base"])})
+
+
+def write_once(config: StudyConfig, folder: Path) -> None:
+    """Keep the settings in the study's folder, or compare them with those kept there.
+
+    Raises:
+        ConfigError: If the folder holds a study with other settings; every difference is named.
+    """
+    file = folder / "study.json"
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = file.with_suffix(".partial")
+        partial.write_text(json.dumps(to_plain(config), indent=2) + "\n")
+        partial.replace(file)
+        return
+    kept, given = flatten(json.loads(file.read_text())), flatten(to_plain(config))
+    given = json.loads(json.dumps(given))
+    faults = [
+        f"{name}: study {config.name!r} has {kept.get(name)!r}, got {given.get(name)!r}"
+        for name in sorted(kept.keys() | given.keys())
+        if kept.get(name) != given.get(name)
+    ]
+    if faults:
+        remedy = "a study keeps its settings; use them, or give a new --study name"
+        raise ConfigError("\n".join([*faults, f"study: {remedy}"]))

@@ -1,0 +1,127 @@
+"""MLflow, the window for people: a parent run for the search, a child run for each trial.
+
+Only the driver writes. A trial that is continued continues its run, found by its name and parent.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
+
+from cluster.ledger import Assignment, Ending
+from trainables.config import as_dict, design_digest, digest, flatten
+
+EXPERIMENT = "poolsearch"
+STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
+
+
+def tracking_uri(outputs: Path) -> str:
+    """Return `MLFLOW_TRACKING_URI`, or a SQLite file in the outputs folder."""
+    default = f"sqlite:///{(outputs / 'mlflow.db').resolve()}"
+    return os.environ.get("MLFLOW_TRACKING_URI", default)
+
+
+class Tracker:
+    """An observer that keeps MLflow up to date."""
+
+    def __init__(self, study: str, outputs: Path, settings: dict[str, Any]) -> None:
+        """Open (or find) the experiment and the parent run of `study`."""
+        self.uri = tracking_uri(outputs)
+        self._client = MlflowClient(self.uri)
+        found = self._client.get_experiment_by_name(EXPERIMENT)
+        if found is None:
+            local = self.uri.startswith("sqlite:")
+            place = (outputs / "mlartifacts").resolve().as_uri() if local else None
+            self._experiment = self._client.create_experiment(EXPERIMENT, artifact_location=place)
+        else:
+            self._experiment = found.experiment_id
+        self.parent = self._run(study, {"study": study, "kind": "search"}, flatten(settings))
+        self._study = study
+        self._runs: dict[int, dict[str, str]] = {}
+        self._reported: dict[str, set[int]] = {}
+
+    def started(self, trial: Assignment) -> None:
+        """Open the trial's run, or take up the one that was left."""
+        tags = {
+            "mlflow.parentRunId": self.parent,
+            "study": self._study,
+            "trial": trial.name,
+            "role": trial.role,
+            "split": trial.config.evaluation.split,
+            "digest": digest(trial.config),
+            "design": design_digest(trial.config),
+            "mlflow.note.content": trial.label,
+        }
+        name = f"{trial.name} {trial.label}"
+        self._reported[trial.name] = set()
+        self._run(name, tags, flatten(as_dict(trial.config)), key=trial.name)
+
+    def reported(self, trial: Assignment, report: dict[str, float]) -> None:
+        """Log the step's metrics."""
+        now, step = int(time.time() * 1000), int(report["step"])
+        names = ("loss", "quick_score", "seconds")
+        metrics = [Metric(name, report[name], now, step) for name in names]
+        self._client.log_batch(self._find(trial.name), metrics)
+
+    def ended(self, trial: Assignment, ending: Ending) -> None:
+        """Log scores, the row of values behind them and the reason, and close the run."""
+        run, outcome, now = self._find(trial.name), ending.outcome or {}, int(time.time() * 1000)
+        step = int(ending.curve[-1]["step"]) if ending.curve else 0
+        values = {
+            f"{outcome['categories'][task]}.{task}": score
+            for task, score in outcome.get("scores", {}).items()
+        }
+        if ending.score is not None:
+            values["mean_score"] = ending.score
+        if outcome:
+            values["trainable_parameters"] = outcome["trainable_parameters"]
+        tags = {"status": ending.status, "reason": ending.reason or ""}
+        self._client.log_batch(
+            run,
+            [Metric(name, value, now, step) for name, value in values.items()],
+            tags=[RunTag(name, value) for name, value in tags.items()],
+        )
+        if outcome:
+            self._client.log_artifact(run, outcome["items"])
+            weights = trial.folder / "weights.safetensors"
+            if weights.is_file():
+                self._client.log_artifact(run, str(weights))
+        self._client.log_text(run, json.dumps(as_dict(trial.config), indent=2), "config.json")
+        self._client.set_terminated(run, STATUS[ending.status])
+
+    def finish(self, report: Path, sentences: list[str]) -> None:
+        """Close the search's run with the verdict as its description and the report beside it."""
+        self._client.set_tag(self.parent, "mlflow.note.content", "\n\n".join(sentences))
+        self._client.log_artifact(self.parent, str(report))
+        self._client.set_terminated(self.parent)
+
+    def _find(self, trial: str) -> str:
+        """Return the id of a trial's run, from the store: it outlives this process."""
+        quoted = trial.replace("'", "")
+        condition = f"tags.trial = '{quoted}' and tags.`mlflow.parentRunId` = '{self.parent}'"
+        runs = self._client.search_runs([self._experiment], condition, max_results=1)
+        return str(runs[0].info.run_id)
+
+    def _run(
+        self, name: str, tags: dict[str, str], params: dict[str, Any], key: str | None = None
+    ) -> str:
+        """Return the run with these tags, made anew if there is none."""
+        if key is None:
+            condition = f"tags.study = '{tags['study']}' and tags.kind = 'search'"
+        else:
+            parent = tags["mlflow.parentRunId"]
+            condition = f"tags.trial = '{key}' and tags.`mlflow.parentRunId` = '{parent}'"
+        runs = self._client.search_runs([self._experiment], condition, max_results=1)
+        if runs:
+            self._client.update_run(runs[0].info.run_id, status="RUNNING")
+            return str(runs[0].info.run_id)
+        run = self._client.create_run(self._experiment, tags=tags, run_name=name)
+        rows = [Param(param, str(value)) for param, value in params.items()]
+        self._client.log_batch(run.info.run_id, params=rows)
+        return str(run.info.run_id)

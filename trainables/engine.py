@@ -1,0 +1,131 @@
+"""The DeepSpeed engine of one trial: its settings, the process group, checkpoints and weights."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import distributed as dist
+from torch import nn
+from transformers import get_linear_schedule_with_warmup
+
+from trainables.config import EngineConfig, TrainingConfig, TrialConfig
+
+LATEST = "latest"  # DeepSpeed's own name for the file that points at the newest checkpoint
+
+
+def device() -> torch.device:
+    """Return the device that this process trains on."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
+
+
+def join_process_group(rank: int, world_size: int, address: str) -> None:
+    """Join (or, for rank 0, open) the process group of a trial's workers at `tcp://address`."""
+    if not torch.cuda.is_available():
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    import deepspeed
+    import deepspeed.ops
+
+    # On a CPU, init_distributed would compile a C++ operator for a minute or two; gloo needs none.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world_size)}
+    os.environ.setdefault("LOCAL_RANK", "0")
+    dist.init_process_group(
+        backend, init_method=f"tcp://{address}", rank=rank, world_size=world_size
+    )
+    deepspeed.init_distributed(backend, dist_init_required=False, verbose=False)
+
+
+def deepspeed_settings(engine: EngineConfig, training: TrainingConfig) -> dict[str, Any]:
+    """Return DeepSpeed's JSON configuration.
+
+    >>> deepspeed_settings(EngineConfig(), TrainingConfig())["zero_optimization"]["stage"]
+    2
+    """
+    return {
+        "train_batch_size": training.batch_size,
+        "train_micro_batch_size_per_gpu": training.batch_size // engine.num_workers,
+        "gradient_clipping": training.max_grad_norm,
+        "zero_allow_untested_optimizer": True,  # torch's AdamW: DeepSpeed's own needs a C++ build
+        "zero_optimization": {"stage": engine.zero_stage},
+        "bf16": {"enabled": engine.precision == "bf16"},
+        "steps_per_print": 1_000_000_000,
+    }
+
+
+def initialize(model: nn.Module, config: TrialConfig) -> Any:
+    """Return DeepSpeed's engine around `model` with AdamW and a linear schedule with warm-up."""
+    import deepspeed
+
+    training = config.training
+    head = [p for p in model.get_submodule("pooling").parameters() if p.requires_grad]
+    lora = [p for p in model.get_submodule("backbone").parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = [{"params": lora, "lr": training.learning_rate}]
+    if head:
+        groups.append({"params": head, "lr": training.head_learning_rate})
+    optimizer = torch.optim.AdamW(groups, weight_decay=training.weight_decay)
+    schedule = get_linear_schedule_with_warmup(optimizer, training.warmup_steps, training.steps)
+    engine, *_ = deepspeed.initialize(
+        model=model,
+        optimizer=optimizer,
+        lr_scheduler=schedule,
+        config=deepspeed_settings(config.engine, training),
+        dist_init_required=False,
+    )
+    return engine
+
+
+def save_checkpoint(engine: Any, folder: Path, step: int, state: dict[str, Any]) -> None:
+    """Write trainable weights, optimiser, RNG and `state`; older checkpoints are removed.
+
+    A kill at any moment leaves a whole checkpoint: DeepSpeed moves its pointer file last.
+    """
+    tag = f"step-{step:06d}"
+    (folder / tag).mkdir(parents=True, exist_ok=True)
+    torch.save({"torch": torch.get_rng_state()}, folder / tag / f"rng-{dist.get_rank()}.pt")
+    engine.save_checkpoint(
+        str(folder), tag=tag, client_state=state, exclude_frozen_parameters=True
+    )
+    dist.barrier()
+    if dist.get_rank() == 0:
+        for other in folder.glob("step-*"):
+            if other.name != tag:
+                shutil.rmtree(other)
+
+
+def load_checkpoint(engine: Any, folder: Path) -> dict[str, Any] | None:
+    """Continue from the newest checkpoint in `folder`, if any, and return its `state`."""
+    if not (folder / LATEST).is_file():
+        return None
+    path, state = engine.load_checkpoint(str(folder), load_module_strict=False)
+    rng = torch.load(Path(path).parent / f"rng-{dist.get_rank()}.pt", weights_only=True)
+    torch.set_rng_state(rng["torch"])
+    loaded: dict[str, Any] = state
+    return loaded
+
+
+def save_weights(model: nn.Module, file: Path) -> None:
+    """Write the trainable weights as one safetensors file; every rank must call this."""
+    import deepspeed
+
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    with deepspeed.zero.GatheredParameters([p for _, p in named]):
+        if dist.get_rank() == 0:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            save_file({name: p.detach().cpu().contiguous() for name, p in named}, file)
+
+
+def quiet_deepspeed() -> None:
+    """Keep DeepSpeed's information and known harmless warnings off the console."""
+    import logging
+
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="deepspeed")

@@ -1,0 +1,116 @@
+"""Scores an encoder on mteb tasks and keeps the score of every item.
+
+mteb computes all numbers; this module gives each task a fresh start, encodes each distinct text
+once, keeps quiet and leaves the random states and the disk as they were.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from trainables.config import Split
+from trainables.data import Triple
+from trainables.encoding import Encode, encode_texts, unit
+from trainables.mteb_guard import guarded
+from trainables.tasks import MTEB_SEED, category, load_task
+
+if TYPE_CHECKING:
+    from trainables.mteb_adapter import Item
+
+ITEM_SCHEMA = pa.schema(
+    [
+        ("task", pa.string()),
+        ("category", pa.string()),
+        ("kind", pa.string()),
+        ("item", pa.string()),
+        ("value", pa.float64()),
+        ("gold", pa.float64()),
+    ]
+)
+CUTOFF = 10  # ranks that nDCG looks at
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What an encoder scored.
+
+    `items` has one row for each item, whose `kind` says what `value` is: "query" (nDCG@10 or the
+    task's own measure), "text" (share of the fits that classified it rightly), "set" (V-measure
+    of one disjoint set) or "pair" (cosine; `gold` is the human score, NaN elsewhere).
+    """
+
+    scores: dict[str, float]  # each task's main score
+    categories: dict[str, str]  # of each task that has a score
+    failures: dict[str, str]  # why a task has none
+    items: pa.Table
+
+    def write_items(self, path: Path) -> None:
+        """Write the items as a parquet file."""
+        pq.write_table(self.items, path, compression="zstd")
+
+
+def evaluate(
+    encode: Encode,
+    tasks: Sequence[str],
+    *,
+    split: Split,
+    batch_size: int,
+    seed: int = MTEB_SEED,
+) -> Evaluation:
+    """Score `encode` on one half of each task; a task that raises fails alone.
+
+    `encode` receives at most `batch_size` texts of similar length at a time, each text once for
+    all tasks. `seed` draws the texts that classifiers are fitted on: one seed for all designs.
+    """
+    scores: dict[str, float] = {}
+    failures: dict[str, str] = {}
+    tables = [ITEM_SCHEMA.empty_table()]
+    with guarded(), tempfile.TemporaryDirectory() as folder:
+        from trainables.mteb_adapter import TaskEncoder, score_task
+
+        encoder = TaskEncoder(encode, batch_size)
+        for name in tasks:
+            try:
+                task = load_task(name, split, seed=seed)
+                score, items = score_task(encoder, task, Path(folder))
+            except Exception as error:
+                failures[name] = f"{type(error).__name__}: {error}"
+                continue
+            scores[name] = score
+            tables.append(_table(name, items))
+    categories = {name: category(name) for name in scores}
+    return Evaluation(scores, categories, failures, pa.concat_tables(tables))
+
+
+def quick_score(encode: Encode, held_out: Sequence[Triple], *, batch_size: int = 32) -> float:
+    """Return the mean nDCG@10 of the held-out queries among all held-out passages.
+
+    Each query has one right passage. A passage that scores equal to it counts as better, so that
+    equal embeddings score near 0.
+
+    Raises:
+        ValueError: If nothing is held out or an embedding is not finite.
+    """
+    if not held_out:
+        raise ValueError("held_out: expected at least one triple, got none")
+    queries = [triple.query for triple in held_out]
+    passages = list(dict.fromkeys(text for triple in held_out for text in triple.texts[1:]))
+    place = {text: number for number, text in enumerate(passages)}
+    asked = unit(encode_texts(encode, queries, "query", batch_size))
+    cosines = asked @ unit(encode_texts(encode, passages, "document", batch_size)).T
+    right = cosines[np.arange(len(queries)), [place[triple.positive] for triple in held_out]]
+    ranks = (cosines >= right[:, None]).sum(axis=1)
+    return float(np.where(ranks <= CUTOFF, 1 / np.log2(ranks + 1), 0).mean())
+
+
+def _table(task: str, items: Iterable[Item]) -> pa.Table:
+    rows = [{"task": task, "category": category(task), **item._asdict()} for item in items]
+    return pa.Table.from_pylist(rows, schema=ITEM_SCHEMA)

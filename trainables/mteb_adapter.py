@@ -1,0 +1,182 @@
+"""Our encoder as mteb wants it, and mteb's numbers as we want them: a main score and its items."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from mteb.abstasks import (
+    AbsTask,
+    AbsTaskClassification,
+    AbsTaskClusteringLegacy,
+    AbsTaskRetrieval,
+    AbsTaskSTS,
+)
+from mteb.models.model_meta import ModelMeta, ScoringFunction
+from mteb.results import TaskResult
+from threadpoolctl import threadpool_info, threadpool_limits
+
+from trainables.encoding import Encode, Floats, encode_texts, unit
+from trainables.texts import text_id
+
+# mteb's name of a retrieval measure, and pytrec_eval's, under which it stands for each query
+_TREC_NAMES = {
+    "ndcg_at_": "ndcg_cut_",
+    "map_at_": "map_cut_",
+    "recall_at_": "recall_",
+    "precision_at_": "P_",
+    "hit_rate_at_": "success_",
+}
+
+
+class Item(NamedTuple):
+    """One item's share in a score; see `trainables.evaluation.Evaluation`."""
+
+    kind: str
+    item: str
+    value: float
+    gold: float = math.nan
+
+
+class TaskEncoder:
+    """An encoder for one evaluation: each distinct text of any task is encoded once.
+
+    It satisfies `mteb.EncoderProtocol`; similarity is the cosine.
+    """
+
+    def __init__(
+        self,
+        encode: Encode,
+        batch_size: int,
+        **_: Any,
+    ) -> None:
+        """Wrap `encode`, which receives at most `batch_size` texts at a time."""
+        self._encode = encode
+        self._batch_size = batch_size
+        self._threads = {pool["prefix"]: pool["num_threads"] for pool in threadpool_info()}
+        self._known: dict[tuple[str | None, str], Floats] = {}
+        self.mteb_model_meta = ModelMeta.create_empty(
+            {"name": "poolsearch/trial", "similarity_fn_name": ScoringFunction.COSINE}
+        )
+
+    def encode(self, inputs: Any, *, prompt_type: Any = None, **_: Any) -> Floats:
+        """Return the embeddings [texts, dim] of mteb's batches of rows, in their order."""
+        role = None if prompt_type is None else str(prompt_type.value)
+        texts = [text for batch in inputs for text in batch["text"]]
+        missing = [text for text in dict.fromkeys(texts) if (role, text) not in self._known]
+        if missing:
+            with threadpool_limits(self._threads):
+                vectors = encode_texts(self._encode, missing, role, self._batch_size)
+            keys = ((role, text) for text in missing)
+            self._known |= dict(zip(keys, vectors, strict=True))
+        return np.stack([self._known[role, text] for text in texts])
+
+    def similarity(self, embeddings1: Any, embeddings2: Any) -> Floats:
+        """Return the cosines [n, m] of each with each."""
+        cosines: Floats = unit(embeddings1) @ unit(embeddings2).T
+        return cosines
+
+    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Floats:
+        """Return the cosines [n] of corresponding rows."""
+        cosines: Floats = (unit(embeddings1) * unit(embeddings2)).sum(axis=1)
+        return cosines
+
+
+def score_task(encoder: TaskEncoder, task: AbsTask, folder: Path) -> tuple[float, list[Item]]:
+    """Return a task's main score and its items; `folder` takes what mteb has to write.
+
+    Raises:
+        ValueError: If the score is not a finite number.
+    """
+    task.load_data()  # by us, or mteb would drop the data that the items need
+    queries = _record_queries(task)
+    # Of retrieval mteb would write every ranking, and the queries' scores are recorded anyway.
+    predictions = None if isinstance(task, AbsTaskRetrieval) else folder
+    results: dict[str, dict[str, Any]] = {}
+    # One thread, but for encoding: small fits are ten times slower if threads wait for busy cores.
+    with threadpool_limits(1):
+        for split in task.eval_splits:
+            results[split] = dict(
+                task.evaluate(
+                    encoder,
+                    split,
+                    encode_kwargs={"batch_size": 512, "show_progress_bar": False},
+                    prediction_folder=predictions,
+                )
+            )
+    score = float(TaskResult.from_task_results(task, results, evaluation_time=0.0).get_score())
+    if not math.isfinite(score):
+        raise ValueError(f"{task.metadata.main_score}: expected a finite number, got {score}")
+    written = folder / task.prediction_file_name
+    content = json.loads(written.read_text()) if written.is_file() else {}
+    return score, [*queries, *_items(task, results, content)]
+
+
+def _record_queries(task: AbsTask) -> list[Item]:
+    """Have a retrieval task put each query's score into the returned list when it is evaluated."""
+    items: list[Item] = []
+    if not isinstance(task, AbsTaskRetrieval):
+        return items
+    original = task.task_specific_scores
+    measure = _trec_name(task.metadata.main_score)
+
+    def record(scores: Any, *args: Any, **kwargs: Any) -> Any:
+        items.extend(
+            Item("query", query, float(values[measure]))
+            for query, values in scores.items()
+            if measure in values
+        )
+        return original(scores, *args, **kwargs)
+
+    setattr(task, "task_specific_scores", record)  # noqa: B010 -- mteb's hook, on this one task
+    return items
+
+
+def _trec_name(main_score: str) -> str:
+    """Return pytrec_eval's name of mteb's measure, or one that no query has."""
+    for ours, theirs in _TREC_NAMES.items():
+        if main_score.startswith(ours):
+            return theirs + main_score.removeprefix(ours)
+    return main_score
+
+
+def _items(task: AbsTask, results: dict[str, Any], predictions: dict[str, Any]) -> Iterator[Item]:
+    """Yield the items of all parts; several parts are told apart by a prefix."""
+    parts = [(split, subset) for split, subsets in results.items() for subset in subsets]
+    for split, subset in parts:
+        prefix = f"{split}/{subset}/" if len(parts) > 1 else ""
+        predicted = predictions.get(subset, {}).get(split)
+        for each in _part_items(task, split, subset, results[split][subset], predicted):
+            yield each._replace(item=prefix + each.item)
+
+
+def _part_items(task: Any, split: str, subset: str, scores: Any, predicted: Any) -> Iterable[Item]:
+    rows = (task.dataset[subset] if subset in task.dataset else task.dataset)[split]
+    if isinstance(task, AbsTaskSTS):
+        return _pairs(task, rows, predicted)
+    if isinstance(task, AbsTaskClassification) and not task.is_cross_validation:
+        return _texts(task, rows, scores, predicted)
+    if isinstance(task, AbsTaskClusteringLegacy):
+        # The newer class has none: it draws its sets anew from the same documents.
+        return [Item("set", f"set{n}", float(v)) for n, v in enumerate(scores["v_measures"])]
+    return []
+
+
+def _pairs(task: Any, rows: Any, predicted: Any) -> Iterator[Item]:
+    first, second = task.column_names
+    columns = (rows[first], rows[second], predicted["cosine_scores"], rows["score"])
+    for a, b, cosine, gold in zip(*columns, strict=True):
+        yield Item("pair", f"{text_id(a)}|{text_id(b)}", float(cosine), float(gold))
+
+
+def _texts(task: Any, rows: Any, scores: Any, predicted: Any) -> Iterator[Item]:
+    labels = np.asarray(rows[task.label_column_name])
+    right = np.asarray(predicted)[..., : len(labels)] == labels  # [fits, texts]
+    if not math.isclose(right.mean(), scores.get("accuracy", math.nan), abs_tol=1e-9):
+        return  # several labels a text, or numbers: no share of right fits
+    for text, share in zip(rows[task.input_column_name], right.mean(axis=0), strict=True):
+        yield Item("text", text_id(text), float(share))

@@ -1,0 +1,156 @@
+"""The one adapter to Ray: a Tune trainable that owns a warm group of workers.
+
+The group outlives its trials (`reuse_actors=True`), so that imports and the process group are paid
+for once. A trial's state lives in its own folder, not in Ray: whoever starts the same trial again,
+in this group or another, continues from the checkpoint there.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray import tune
+from ray.util.placement_group import PlacementGroup
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from trainables.config import from_dict
+
+if TYPE_CHECKING:
+    from trainables.trial import Outcome, Report
+
+HANG_TIMEOUT_S = 1800.0  # without a word from a worker for so long, the group is made anew
+
+
+class WorkerHungError(RuntimeError):
+    """A worker did not answer in time."""
+
+
+class TrialWorker:
+    """One rank of a trial: a Ray actor that advances the trial's generator when told to."""
+
+    def __init__(self, rank: int, world_size: int, num_threads: int) -> None:
+        """Import the heavy libraries once; `num_threads` bounds torch's CPU threads."""
+        import torch
+
+        from trainables import engine, trial
+
+        torch.set_num_threads(num_threads)
+        self._trial = trial
+        self._engine = engine
+        self._rank = rank
+        self._world_size = world_size
+        self._events: Iterator[Report | Outcome] = iter(())
+
+    def address(self) -> str:
+        """Return `host:port` with a free port of this worker's machine, for the rendezvous."""
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            return f"{ray.util.get_node_ip_address()}:{probe.getsockname()[1]}"
+
+    def join(self, address: str) -> None:
+        """Join the group's process group; the workers of a group do this together."""
+        self._engine.join_process_group(self._rank, self._world_size, address)
+
+    def start(self, config: dict[str, Any], folder: str) -> None:
+        """Put down the last trial and take up a new one."""
+        self.stop()
+        session = self._trial.Session(rank=self._rank, folder=Path(folder))
+        self._events = self._trial.run(from_dict(config), session)
+
+    def advance(self) -> tuple[str, dict[str, Any]]:
+        """Train to the next report, or to the outcome; return its kind and its fields."""
+        event = next(self._events)
+        return type(event).__name__, asdict(event)
+
+    def stop(self) -> None:
+        """Close the trial's generator, which frees all that it holds."""
+        close = getattr(self._events, "close", None)
+        if close is not None:
+            close()
+        self._events = iter(())
+
+
+class TrialGroup(tune.Trainable):
+    """What Tune starts, stops and hands the next trial to."""
+
+    _workers: list[Any]
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Make the workers if there are none and start the trial on each."""
+        if not getattr(self, "_workers", None):
+            self._workers = self._make_workers(config["cpus_per_worker"])
+        self._get([w.start.remote(config["trial"], config["folder"]) for w in self._workers])
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take up another trial with the same workers."""
+        self.setup(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Advance to the next report; a trial that raises ends as failed, with its reason."""
+        try:
+            events = self._get([worker.advance.remote() for worker in self._workers])
+        except ray.exceptions.RayTaskError as error:
+            self._kill_workers()  # the others may wait for the failed one in a collective
+            return {"kind": "Failure", "event": json.dumps(_reason(error)), "done": True}
+        kind, event = events[0]  # the ranks' reports differ in nothing but their part of the loss
+        if kind == "Report":
+            event["loss"] = sum(fields["loss"] for _, fields in events) / len(events)
+        return {"kind": kind, "event": json.dumps(event), "done": kind == "Outcome"}
+
+    def cleanup(self) -> None:
+        """End the workers with the group."""
+        self._kill_workers()
+
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+        """Return nothing to keep: the trial's folder holds its checkpoints."""
+        return {}
+
+    def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
+        """Do nothing: the trial continued from its folder when it was started."""
+
+    def _make_workers(self, cpus: int) -> list[Any]:
+        group = ray.util.get_current_placement_group()
+        assert isinstance(group, PlacementGroup)
+        world_size = group.bundle_count - 1
+        actor: Any = ray.remote(TrialWorker)
+        workers: list[Any] = []
+        for rank in range(world_size):
+            place = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank + 1)
+            gpus = group.bundle_specs[rank + 1].get("GPU", 0)
+            options = actor.options(num_cpus=cpus, num_gpus=gpus, scheduling_strategy=place)
+            workers.append(options.remote(rank, world_size, cpus))
+        address = self._get([workers[0].address.remote()])[0]
+        self._get([worker.join.remote(address) for worker in workers])
+        return workers
+
+    def _kill_workers(self) -> None:
+        for worker in getattr(self, "_workers", []):
+            ray.kill(worker)
+        self._workers = []
+
+    def _get(self, references: list[Any]) -> list[Any]:
+        """Return all results; raise the first error at once, even if others never answer."""
+        pending, deadline = list(references), time.monotonic() + HANG_TIMEOUT_S
+        while pending:
+            left = deadline - time.monotonic()
+            ready, pending = ray.wait(pending, num_returns=1, timeout=max(left, 0))
+            if not ready:
+                self._kill_workers()
+                raise WorkerHungError(f"a worker gave no answer for {HANG_TIMEOUT_S:.0f} s")
+            ray.get(ready)
+        return list(ray.get(references))
+
+
+def _reason(error: ray.exceptions.RayTaskError) -> str:
+    """Return the error of a trial in one line."""
+    cause = error.cause if isinstance(error.cause, BaseException) else error
+    lines = str(cause).strip().splitlines()
+    return f"{type(cause).__name__}: {lines[0] if lines else 'no message'}"
