@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from trainables.config import EMBEDDED_TRAIN_DATA, ConfigError
 
-MAX_HELD_OUT = 200
+MAX_HELD_OUT = 100
 MAX_FAULTS = 10  # that a message lists
 _HELD_OUT_SEED = 0  # fixed: every trial of a study scores itself on the same pairs
 
@@ -46,7 +46,7 @@ class TrainingData:
 
 
 def load_triples(name: str, *, num_hard_negatives: int) -> TrainingData:
-    """Load the columns query, positive and negatives, and hold 200 rows or a tenth out.
+    """Load the columns query, positive and negatives, and hold 100 rows or a tenth out.
 
     `name` is the embedded "boolq", a .jsonl or .parquet file, a folder that `datasets` saved, or a
     hub id. `negatives` is a list or one text; without hard negatives the column may be missing.
