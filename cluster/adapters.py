@@ -19,11 +19,11 @@ from trainables.config import as_dict
 class StudySearcher(Searcher):
     """Hands the ledger's trials to Tune."""
 
-    def __init__(self, ledger: Ledger, cpus_per_worker: int) -> None:
-        """Propose from `ledger`; each worker of a trial may use `cpus_per_worker` threads."""
+    def __init__(self, ledger: Ledger, threads: int) -> None:
+        """Propose from `ledger`; each worker of a trial computes with `threads`."""
         super().__init__(metric=None, mode=None)
         self._ledger = ledger
-        self._cpus = cpus_per_worker
+        self._threads = threads
         self._numbers: dict[str, int] = {}
 
     def suggest(self, trial_id: str) -> Any:
@@ -36,7 +36,7 @@ class StudySearcher(Searcher):
             "number": assignment.number,
             "trial": as_dict(assignment.config),
             "folder": str(assignment.folder),
-            "cpus_per_worker": self._cpus,
+            "threads": self._threads,
         }
 
     def on_trial_complete(

@@ -25,6 +25,7 @@ WORKER_ENVIRONMENT = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
 }
+TUNE_ACTOR_CPU = 0.01
 RETRIES = 2  # of a trial whose process died; it continues from its checkpoint
 
 
@@ -64,6 +65,18 @@ def slots(num_workers: int, limit: int | None) -> tuple[int, int]:
     return at_once, max(1, cpus // (at_once * num_workers))
 
 
+def bundles(num_workers: int, threads: int, *, gpu: bool) -> list[dict[str, float]]:
+    """Return the resources of a trial: its Tune actor, then each worker.
+
+    The actor only waits; its share comes out of the workers', or the last trial would not fit.
+
+    >>> bundles(1, 2, gpu=False)
+    [{'CPU': 0.01}, {'CPU': 1.99}]
+    """
+    worker: dict[str, float] = {"CPU": threads - TUNE_ACTOR_CPU / num_workers}
+    return [{"CPU": TUNE_ACTOR_CPU}] + [worker | ({"GPU": 1} if gpu else {})] * num_workers
+
+
 def run_trials(
     ledger: Ledger, *, num_workers: int, at_once: int, threads: int, folder: Path
 ) -> None:
@@ -74,9 +87,12 @@ def run_trials(
     from cluster.adapters import StudyScheduler, StudySearcher
     from trainables.ray_trainable import TrialGroup
 
-    gpu = {"GPU": 1} if ray.cluster_resources().get("GPU") else {}
-    bundles = [{"CPU": 0.01}] + [{"CPU": threads, **gpu}] * num_workers
-    trainable = tune.with_resources(TrialGroup, tune.PlacementGroupFactory(bundles))
+    trainable = tune.with_resources(
+        TrialGroup,
+        tune.PlacementGroupFactory(
+            bundles(num_workers, threads, gpu=bool(ray.cluster_resources().get("GPU")))
+        ),
+    )
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(

@@ -19,7 +19,8 @@ from optuna.trial import TrialState
 from trainables.config import TrialConfig, as_dict, digest, from_dict, label
 
 Status = Literal["complete", "pruned", "failed"]
-MAX_REPEATS = 50  # proposals of known designs in a row after which the space counts as exhausted
+PATIENCE = 5  # proposals of known designs in a row after which designs are drawn at random
+MAX_REPEATS = 200  # after so many the space counts as exhausted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,8 +214,8 @@ class Ledger:
         """Ask for a design that no trial has had: equal digest and seed are trained once."""
         if len(self._known) >= self.num_trials:
             return None
-        for _ in range(MAX_REPEATS):
-            trial = self._study.ask()
+        for attempt in range(MAX_REPEATS):
+            trial = self._ask(at_random=attempt >= PATIENCE)
             proposal = self._propose(trial)
             key = f"{digest(proposal.config)}-{proposal.config.seed}"
             if key in self._known:
@@ -229,3 +230,14 @@ class Ledger:
             return trial
         self.num_trials = len(self._known)
         return None
+
+    def _ask(self, *, at_random: bool) -> optuna.Trial:
+        """Ask the study's sampler, or, where it only repeats itself, a random one."""
+        usual = self._study.sampler
+        if at_random:
+            seed = len(self._trials())  # differs from call to call, the same in a restored search
+            self._study.sampler = optuna.samplers.RandomSampler(seed=seed)
+        try:
+            return self._study.ask()
+        finally:
+            self._study.sampler = usual

@@ -8,8 +8,6 @@ from typing import TextIO
 
 from cluster.ledger import Assignment, Ending
 
-SHORT = {"complete": "", "pruned": "stopped early", "failed": "FAILED"}
-
 
 def clock(seconds: float) -> str:
     """Return minutes and seconds.
@@ -50,9 +48,9 @@ class Console:
         score = ending.score
         if score is not None and (self._best is None or score > self._best[0]):
             self._best = (score, trial.name)
-        result = f"{score:.3f}" if score is not None else SHORT[ending.status]
-        if ending.status != "complete":
-            result += f" ({ending.reason})"
+        result = f"{score:.3f}" if score is not None else str(ending.reason)
+        if ending.status == "failed":
+            result = f"FAILED ({ending.reason})"
         role = f" [{trial.role}]" if trial.role != "search" else ""
         seed = (
             f" seed {trial.config.seed}" if trial.config.evaluation.split == "confirming" else ""

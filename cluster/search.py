@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     study = made.add_argument_group("the study (a study keeps these settings)")
     study.add_argument("--study", default="embedded", help="its name (default: embedded)")
     study.add_argument("--space", help="attention, pooling or joint (default: joint)")
-    study.add_argument("--trials", metavar="N", help="designs to try (default: 12)")
+    study.add_argument("--trials", metavar="N", help="designs to try (default: 10)")
     study.add_argument("--finalists", metavar="N", help="designs to confirm (default: 2)")
     study.add_argument("--seeds", metavar="N", help="fresh seeds of each (default: 3)")
     study.add_argument("--model", help="a folder or a hub id (default: the embedded one)")

@@ -29,7 +29,7 @@ class StudyConfig:
 
     name: str = "embedded"
     space: str = "joint"
-    num_trials: int = 12
+    num_trials: int = 10
     num_finalists: int = 2  # designs trained again beside the control
     num_seeds: int = 3  # fresh seeds of each of them
     confirm_steps: int | None = None  # steps of the confirmation; None: those of the search

@@ -185,18 +185,18 @@ class TrainingConfig:
     data: str = (
         EMBEDDED_TRAIN_DATA  # embedded name, JSONL/parquet file, `datasets` folder, or hub id
     )
-    steps: int = 24  # optimiser steps; 0 leaves the model untrained
+    steps: int = 16  # optimiser steps; 0 leaves the model untrained
     batch_size: int = 16  # queries per step over all workers
     num_hard_negatives: int = 1  # per query
     learning_rate: float = 1e-3
     head_learning_rate: float = 1e-3
     weight_decay: float = 0.01
-    warmup_steps: int = 3
+    warmup_steps: int = 2
     max_grad_norm: float = 1.0
     temperature: float = 0.05
     max_query_tokens: int = 32
     max_passage_tokens: int = 48
-    report_every: int = 6  # steps between reports; weak trials stop at reports
+    report_every: int = 8  # steps between reports; weak trials stop at reports
 
     def __post_init__(self) -> None:
         """Check the fields."""

@@ -85,7 +85,7 @@ class TrialGroup(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         """Make the workers if there are none and start the trial on each."""
         if not getattr(self, "_workers", None):
-            self._workers = self._make_workers(config["cpus_per_worker"])
+            self._workers = self._make_workers(config["threads"])
         self._get([w.start.remote(config["trial"], config["folder"]) for w in self._workers])
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -116,7 +116,7 @@ class TrialGroup(tune.Trainable):
     def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
         """Do nothing: the trial continued from its folder when it was started."""
 
-    def _make_workers(self, cpus: int) -> list[Any]:
+    def _make_workers(self, threads: int) -> list[Any]:
         group = ray.util.get_current_placement_group()
         assert isinstance(group, PlacementGroup)
         world_size = group.bundle_count - 1
@@ -124,9 +124,11 @@ class TrialGroup(tune.Trainable):
         workers: list[Any] = []
         for rank in range(world_size):
             place = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank + 1)
-            gpus = group.bundle_specs[rank + 1].get("GPU", 0)
-            options = actor.options(num_cpus=cpus, num_gpus=gpus, scheduling_strategy=place)
-            workers.append(options.remote(rank, world_size, cpus))
+            bundle = group.bundle_specs[rank + 1]
+            options = actor.options(
+                num_cpus=bundle["CPU"], num_gpus=bundle.get("GPU", 0), scheduling_strategy=place
+            )
+            workers.append(options.remote(rank, world_size, threads))
         address = self._get([workers[0].address.remote()])[0]
         self._get([worker.join.remote(address) for worker in workers])
         return workers

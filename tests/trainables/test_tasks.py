@@ -130,7 +130,7 @@ class TestContent:
         for split in SPLITS:
             rows: Any = load_task("NewsgroupSetsClustering", split).dataset[split]  # type: ignore[index]
             documents = [text for row in rows["sentences"] for text in row]
-            assert len(documents) == len(set(map(normal, documents))) == 600
+            assert len(documents) == len(set(map(normal, documents))) == 360
             groups = [set(row) for row in rows["labels"]]
             assert {len(row) for row in groups} == {6}
             counts = np.unique([g for row in rows["labels"] for g in row], return_counts=True)[1]

@@ -1,0 +1,58 @@
+"""Encoding mixed-length real text: ours, and `SentenceTransformer.encode` with the same model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling as TheirPooling
+
+from tests.benchmarks.paired import Ratio, compare
+from trainables import assets, boolq
+from trainables.backbone import Embedder, Tokenizer, load_backbone
+from trainables.config import EMBEDDED_MODEL, BackboneConfig, PoolingConfig
+from trainables.encoding import Floats, encode_texts
+from trainables.pooling import Pooling
+
+NUM_TEXTS = 192
+MAX_TOKENS = 128
+
+
+def run(device: str) -> list[Ratio]:
+    """Return the ratio for the embedded model with 6 layers and mean pooling, in bf16."""
+    rows = boolq.held_out_rows("dev")[: NUM_TEXTS // 2]
+    texts = [text for row in rows for text in (row.question, row.passage)]
+    loaded: Any = load_backbone(BackboneConfig(num_layers=6), "bf16")
+    backbone = loaded.to(device).eval()
+    pooling = Pooling(PoolingConfig(token_scope="mean"), backbone.config.hidden_size)
+    embedder, tokenizer = Embedder(backbone, pooling), Tokenizer(EMBEDDED_MODEL)
+
+    @torch.inference_mode()
+    def encode(batch: list[str], role: str | None) -> Floats:
+        ids, mask = tokenizer(batch, MAX_TOKENS)
+        vectors: Floats = embedder(ids.to(device), mask.to(device)).cpu().numpy()
+        return vectors
+
+    theirs = _sentence_transformer(device)
+    return [
+        compare(
+            f"encode {NUM_TEXTS} texts, mean",
+            "SentenceTransformer.encode",
+            lambda: encode_texts(encode, texts, None, 32),
+            lambda: theirs.encode(texts, batch_size=32, show_progress_bar=False),
+            pairs=5,
+        )
+    ]
+
+
+def _sentence_transformer(device: str) -> SentenceTransformer:
+    transformer = Transformer(
+        str(assets.model_folder()), max_seq_length=MAX_TOKENS, model_args={"dtype": torch.bfloat16}
+    )
+    model = transformer.auto_model
+    model.layers = model.layers[:6]
+    model.config.num_hidden_layers = 6
+    parts = [transformer, TheirPooling(model.config.hidden_size, pooling_mode="mean")]
+    return SentenceTransformer(modules=parts, device=device)

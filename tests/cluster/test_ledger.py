@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from cluster.ledger import Assignment, Ending, Ledger, Proposal
+from trainables.config import TrialConfig, overlay
+
+BASE = overlay(TrialConfig(), {"training.steps": 8, "training.report_every": 2})
+
+
+@dataclass
+class Witness:
+    events: list[tuple[str, int, Any]] = field(default_factory=list)
+
+    def started(self, trial: Assignment) -> None:
+        self.events.append(("started", trial.number, trial.params))
+
+    def reported(self, trial: Assignment, report: dict[str, float]) -> None:
+        self.events.append(("reported", trial.number, report["step"]))
+
+    def ended(self, trial: Assignment, ending: Ending) -> None:
+        self.events.append(("ended", trial.number, ending))
+
+
+def propose(trial: optuna.Trial) -> Proposal:
+    """A space of two masks by two scopes."""
+    params = {
+        "attention.mask": trial.suggest_categorical("attention.mask", ("causal", "bidirectional")),
+        "pooling.token_scope": trial.suggest_categorical(
+            "pooling.token_scope", ("last_token", "mean")
+        ),
+    }
+    control = params == {"attention.mask": "causal", "pooling.token_scope": "last_token"}
+    role = "control" if control else "search"
+    return Proposal(config=overlay(BASE, params), params=params, role=role)
+
+
+def open_study(folder: Path) -> optuna.Study:
+    return optuna.create_study(
+        study_name="s",
+        storage=JournalStorage(JournalFileBackend(str(folder / "study.journal"))),
+        load_if_exists=True,
+        direction="maximize",
+        sampler=optuna.samplers.RandomSampler(seed=1),
+        pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=2, reduction_factor=2),
+    )
+
+
+def open_ledger(folder: Path, num_trials: int = 4) -> tuple[Ledger, optuna.Study, Witness]:
+    study, witness = open_study(folder), Witness()
+    ledger = Ledger(
+        study, propose, num_trials=num_trials, folder=folder / "search", observers=[witness]
+    )
+    return ledger, study, witness
+
+
+def report(step: int, score: float) -> dict[str, float]:
+    return {"step": step, "loss": 1.0, "quick_score": score, "seconds": float(step)}
+
+
+def outcome(**scores: float) -> dict[str, Any]:
+    return {
+        "scores": scores,
+        "categories": {"a": "STS", "b": "STS", "c": "Retrieval"},
+        "failures": {},
+        "items": "",
+        "trainable_parameters": 1,
+        "seconds": 1.0,
+        "versions": {},
+    }
+
+
+def take(ledger: Ledger) -> Assignment:
+    assignment = ledger.next_trial()
+    assert assignment is not None
+    return assignment
+
+
+def test_complete_is_told_with_the_mean_over_categories(tmp_path: Path) -> None:
+    ledger, study, witness = open_ledger(tmp_path)
+    number = take(ledger).number
+    ledger.report(number, report(2, 0.3))
+    ledger.complete(number, outcome(a=0.2, b=0.4, c=0.9))
+    trial = study.trials[number]
+    assert trial.state == TrialState.COMPLETE
+    assert trial.value == pytest.approx(0.6)
+    assert trial.intermediate_values == {2: 0.3}
+    ending = witness.events[-1][2]
+    assert (ending.status, ending.score, len(ending.curve)) == ("complete", 0.6, 1)
+
+
+def test_a_missing_score_fails_the_trial_with_its_reason(tmp_path: Path) -> None:
+    ledger, study, witness = open_ledger(tmp_path)
+    number = take(ledger).number
+    ledger.complete(number, outcome(a=0.2) | {"failures": {"c": "KeyError: no such text"}})
+    assert study.trials[number].state == TrialState.FAIL
+    assert study.trials[number].value is None
+    ending = witness.events[-1][2]
+    assert (ending.status, ending.score) == ("failed", None)
+    assert ending.reason == "c: KeyError: no such text"
+
+
+def test_failure_keeps_its_reason_and_no_value(tmp_path: Path) -> None:
+    ledger, study, _ = open_ledger(tmp_path)
+    number = take(ledger).number
+    ledger.fail(number, "TrainingError: loss: expected a finite number, got nan at step 1")
+    trial = study.trials[number]
+    assert trial.state == TrialState.FAIL
+    assert trial.value is None
+    assert trial.user_attrs["reason"].startswith("TrainingError")
+
+
+def test_weak_trials_are_stopped_by_their_own_steps(tmp_path: Path) -> None:
+    ledger, study, _ = open_ledger(tmp_path)
+    trials = [take(ledger) for _ in range(4)]
+    scores = {t.number: 0.9 - 0.2 * t.number for t in trials}
+    stopped = {t.number for t in trials if ledger.report(t.number, report(2, scores[t.number]))}
+    weak_search = {t.number for t in trials[1:] if t.role == "search" and scores[t.number] < 0.4}
+    assert weak_search <= stopped
+    for number in stopped:
+        ledger.stop(number)
+        assert study.trials[number].state == TrialState.PRUNED
+
+
+def test_the_control_is_never_stopped(tmp_path: Path) -> None:
+    ledger, _, _ = open_ledger(tmp_path)
+    trials = [take(ledger) for _ in range(4)]
+    control = next(t for t in trials if t.role == "control")
+    for trial in trials:
+        if trial is not control:
+            ledger.report(trial.number, report(2, 0.9))
+    assert not ledger.report(control.number, report(2, 0.0))
+
+
+def test_the_last_report_never_stops(tmp_path: Path) -> None:
+    ledger, _, _ = open_ledger(tmp_path)
+    trials = [take(ledger) for _ in range(4)]
+    assert not any(ledger.report(t.number, report(8, -t.number)) for t in trials)
+
+
+def test_repeated_steps_are_told_once(tmp_path: Path) -> None:
+    ledger, study, witness = open_ledger(tmp_path)
+    number = take(ledger).number
+    ledger.report(number, report(2, 0.3))
+    ledger.report(number, report(2, 0.7))
+    assert study.trials[number].intermediate_values == {2: 0.3}
+    assert [event[0] for event in witness.events] == ["started", "reported"]
+
+
+def test_no_design_is_trained_twice_and_an_exhausted_space_ends_the_search(tmp_path: Path) -> None:
+    ledger, study, _ = open_ledger(tmp_path, num_trials=10)
+    designs = []
+    while (trial := ledger.next_trial()) is not None:
+        designs.append(tuple(sorted(trial.params.values())))
+        ledger.complete(trial.number, outcome(a=0.1, c=0.1))
+    assert len(designs) == len(set(designs)) == 4
+    assert ledger.num_trials == ledger.num_ended == 4
+    repeats = [t for t in study.trials if "repeats" in t.user_attrs]
+    assert all(t.state == TrialState.FAIL for t in repeats)
+
+
+def test_what_a_dead_driver_left_running_is_handed_out_first(tmp_path: Path) -> None:
+    ledger, _, _ = open_ledger(tmp_path)
+    left = [take(ledger) for _ in range(2)]
+    ledger.report(left[0].number, report(2, 0.3))
+    reopened, study, witness = open_ledger(tmp_path)
+    again = [take(reopened) for _ in range(2)]
+    assert [(t.number, t.config, t.folder) for t in again] == [
+        (t.number, t.config, t.folder) for t in left
+    ]
+    reopened.report(left[0].number, report(2, 0.3))  # replayed from the trial's checkpoint
+    reopened.report(left[0].number, report(4, 0.4))
+    assert [e[0] for e in witness.events] == ["started", "started", "reported"]
+    reopened.complete(left[0].number, outcome(a=0.5, c=0.5))
+    assert study.trials[left[0].number].intermediate_values == {2: 0.3, 4: 0.4}
+    assert [report["step"] for report in witness.events[-1][2].curve] == [2, 4]
+    assert take(reopened).number not in {t.number for t in left}
+
+
+def test_a_trial_asked_for_but_not_decided_is_dropped(tmp_path: Path) -> None:
+    _, study, _ = open_ledger(tmp_path)
+    orphan = study.ask()
+    ledger, reopened, _ = open_ledger(tmp_path)
+    assert reopened.trials[orphan.number].state == TrialState.FAIL
+    assert take(ledger).number != orphan.number
+    assert ledger.num_ended == 0

@@ -1,0 +1,75 @@
+"""A small random Llama with a real tokenizer, and pairs to train it on: all made here, no network.
+
+It imports neither deepspeed, ray nor mteb, so that the GPU tests run on a machine without them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+ANIMALS = ("cat", "dog", "heron", "otter", "badger")
+PLACES = ("river", "forest", "harbour", "meadow", "quarry", "station")
+TIMES = ("at dawn", "all winter")
+
+
+def _sentences() -> list[tuple[str, str, str]]:
+    """Return (query, positive, negative) texts; no text occurs twice."""
+    return [
+        (
+            f"where does the {animal} of the {place} sleep {time}?",
+            f"the {animal} sleeps by the {place} {time}, under an old tree",
+            f"a {place} without any {animal} is a quiet place {time}",
+        )
+        for animal, place, time in itertools.product(ANIMALS, PLACES, TIMES)
+    ]
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a random Llama: 3 layers, width 48, 4 heads over 2 key heads."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("model")
+    pieces = Tokenizer(models.BPE())
+    pieces.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<end>", "<pad>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    pieces.train_from_iterator(itertools.chain.from_iterable(_sentences()), trainer)
+    PreTrainedTokenizerFast(
+        tokenizer_object=pieces, eos_token="<end>", pad_token="<pad>"
+    ).save_pretrained(folder)
+    settings = LlamaConfig(
+        vocab_size=400,
+        hidden_size=48,
+        intermediate_size=2112,  # ZeRO stage 3 leaves tensors of less than 100,000 numbers whole
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        eos_token_id=0,
+        pad_token_id=1,
+        initializer_range=0.2,  # so that a layer changes something
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        LlamaModel(settings).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a JSONL file of 60 rows with one hard negative each."""
+    file = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
+    rows = [{"query": q, "positive": p, "negatives": [n]} for q, p, n in _sentences()]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
