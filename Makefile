@@ -18,8 +18,8 @@ help:  ## show the targets
 $(INSTALLED): requirements.lock pyproject.toml
 	@echo "Installing into $(VENV) (some 2.5 GB, a few minutes) ..."
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+	@$(BIN)/pip install -qq --disable-pip-version-check -r requirements.lock
+	@$(BIN)/pip install -qq --disable-pip-version-check --no-deps -e .
 	@touch $@
 
 search: $(INSTALLED)  ## search the embedded model's designs and write a report (ARGS="--help" for more)
@@ -47,7 +47,7 @@ bench: $(INSTALLED)  ## print the ratios against the named peers, measured here 
 	@$(BIN)/python -m tests.benchmarks
 
 gpu-check: $(if $(findstring $(BIN),$(GPU_PYTHON)),$(INSTALLED))  ## run the tests that need a GPU
-	@$(GPU_PYTHON) -m pytest -m gpu -q tests/trainables
+	@$(GPU_PYTHON) -m pytest -m gpu -q tests/trainables/test_gpu.py
 
 gpu-bench: $(if $(findstring $(BIN),$(GPU_PYTHON)),$(INSTALLED))  ## print the ratios on a GPU
 	@$(GPU_PYTHON) -m tests.benchmarks --device cuda

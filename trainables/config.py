@@ -42,7 +42,7 @@ def check(faults: Mapping[str, str | None]) -> None:
 def one_of(value: object, choices: object) -> str | None:
     """Return the fault if `value` is none of a `Literal`'s values, with the nearest as remedy."""
     allowed = get_args(choices)
-    if value in allowed and not isinstance(value, bool):
+    if any(value == choice and type(value) is type(choice) for choice in allowed):
         return None
     near = difflib.get_close_matches(str(value), [str(choice) for choice in allowed], n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
@@ -71,6 +71,22 @@ def number(
     return None
 
 
+def some_text(value: object) -> str | None:
+    """Return the fault if `value` is not a text with something in it."""
+    good = isinstance(value, str) and value
+    return None if good else f"expected a name or a path, got {value!r}"
+
+
+def distinct_texts(value: object) -> str | None:
+    """Return the fault if `value` is not a tuple of different texts, at least one."""
+    if not isinstance(value, tuple) or not all(isinstance(text, str) for text in value):
+        return f"expected a list of names, got {value!r}"
+    if not value:
+        return "expected at least one name, got none"
+    repeated = sorted({text for text in value if value.count(text) > 1})
+    return f"expected each name once, got {', '.join(repeated)} again" if repeated else None
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BackboneConfig:
     """The decoder LLM that is adapted."""
@@ -83,7 +99,7 @@ class BackboneConfig:
         layers = self.num_layers
         check(
             {
-                "model": None if self.model else "expected a name or a folder, got ''",
+                "model": some_text(self.model),
                 "num_layers": None if layers is None else whole(layers, at_least=1),
             }
         )
@@ -173,7 +189,7 @@ class LoraConfig:
                 "dropout": None
                 if in_range
                 else f"expected a number in [0, 1), got {self.dropout!r}",
-                "targets": None if self.targets else "expected at least one module name, got none",
+                "targets": distinct_texts(self.targets),
             }
         )
 
@@ -202,7 +218,7 @@ class TrainingConfig:
         """Check the fields."""
         check(
             {
-                "data": None if self.data else "expected a name or a path, got ''",
+                "data": some_text(self.data),
                 "steps": whole(self.steps, at_least=0),
                 "batch_size": whole(self.batch_size, at_least=2),
                 "num_hard_negatives": whole(self.num_hard_negatives, at_least=0),
@@ -249,13 +265,9 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        repeated = sorted({task for task in self.tasks if self.tasks.count(task) > 1})
-        tasks = "expected at least one task, got none" if not self.tasks else None
         check(
             {
-                "tasks": f"expected each task once, got {', '.join(repeated)} again"
-                if repeated
-                else tasks,
+                "tasks": distinct_texts(self.tasks),
                 "split": one_of(self.split, Split),
                 "max_tokens": whole(self.max_tokens, at_least=2),
                 "batch_size": whole(self.batch_size, at_least=1),
@@ -404,7 +416,11 @@ def design_digest(config: TrialConfig) -> str:
 
 
 def _hash(values: Mapping[str, Any]) -> str:
-    canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    equal = {  # 32 and 32.0 are one value
+        name: int(value) if isinstance(value, float) and value.is_integer() else value
+        for name, value in flatten(values).items()
+    }
+    canonical = json.dumps(equal, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 

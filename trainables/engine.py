@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import shutil
 import warnings
@@ -12,10 +13,14 @@ import torch
 from safetensors.torch import save_file
 from torch import distributed as dist
 from torch import nn
+from torch.nn import functional
 from transformers import get_linear_schedule_with_warmup
 
 from trainables.config import EngineConfig, TrainingConfig, TrialConfig
 
+if not torch.cuda.is_available():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it found no GPU
+_LINEAR = functional.linear  # as torch has it, before DeepSpeed is imported
 LATEST = "latest"  # DeepSpeed's own name for the file that points at the newest checkpoint
 
 
@@ -28,8 +33,6 @@ def device() -> torch.device:
 
 def join_process_group(rank: int, world_size: int, address: str) -> None:
     """Join (or, for rank 0, open) the process group of a trial's workers at `tcp://address`."""
-    if not torch.cuda.is_available():
-        os.environ["DS_ACCELERATOR"] = "cpu"
     import deepspeed
     import deepspeed.ops
 
@@ -84,32 +87,58 @@ def initialize(model: nn.Module, config: TrialConfig) -> Any:
 
 
 def save_checkpoint(engine: Any, folder: Path, step: int, state: dict[str, Any]) -> None:
-    """Write trainable weights, optimiser, RNG and `state`; older checkpoints are removed.
+    """Write trainable weights, optimiser, each rank's RNG and `state`; older ones are removed.
 
-    A kill at any moment leaves a whole checkpoint: DeepSpeed moves its pointer file last.
+    A kill at any moment leaves a whole checkpoint: the pointer file is replaced last, when every
+    rank has written its part.
     """
     tag = f"step-{step:06d}"
     (folder / tag).mkdir(parents=True, exist_ok=True)
-    torch.save({"torch": torch.get_rng_state()}, folder / tag / f"rng-{dist.get_rank()}.pt")
-    engine.save_checkpoint(
-        str(folder), tag=tag, client_state=state, exclude_frozen_parameters=True
+    own = {"state": state, "rng": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        own["cuda_rng"] = torch.cuda.get_rng_state()
+    torch.save(own, folder / tag / f"rank-{dist.get_rank()}.pt")
+    engine.save_checkpoint(  # ends with a barrier
+        str(folder), tag=tag, save_latest=False, exclude_frozen_parameters=True
     )
-    dist.barrier()
     if dist.get_rank() == 0:
+        pointer = folder / f"{LATEST}.partial"
+        pointer.write_text(tag)
+        pointer.replace(folder / LATEST)
         for other in folder.glob("step-*"):
             if other.name != tag:
                 shutil.rmtree(other)
 
 
 def load_checkpoint(engine: Any, folder: Path) -> dict[str, Any] | None:
-    """Continue from the newest checkpoint in `folder`, if any, and return its `state`."""
+    """Continue from the newest checkpoint in `folder`, if any, and return this rank's `state`."""
     if not (folder / LATEST).is_file():
         return None
-    path, state = engine.load_checkpoint(str(folder), load_module_strict=False)
-    rng = torch.load(Path(path).parent / f"rng-{dist.get_rank()}.pt", weights_only=True)
-    torch.set_rng_state(rng["torch"])
-    loaded: dict[str, Any] = state
-    return loaded
+    path, _ = engine.load_checkpoint(str(folder), load_module_strict=False)
+    own = torch.load(Path(path).parent / f"rank-{dist.get_rank()}.pt", weights_only=True)
+    torch.set_rng_state(own["rng"])
+    if "cuda_rng" in own:
+        torch.cuda.set_rng_state(own["cuda_rng"])
+    state: dict[str, Any] = own["state"]
+    return state
+
+
+def release(engine: Any) -> None:
+    """Let go of an engine and of what stage 3 leaves behind in its process.
+
+    DeepSpeed keeps modules of the last model in two places and leaves torch's `linear` replaced,
+    so without this the next trial would differ in its last bits and memory would grow.
+    """
+    from deepspeed.runtime.zero import parameter_offload
+    from deepspeed.runtime.zero.partitioned_param_coordinator import (
+        PartitionedParameterCoordinator as Coordinator,
+    )
+
+    engine.destroy()
+    parameter_offload.FWD_MODULE_STACK.clear()
+    name = "_PartitionedParameterCoordinator__params_to_release"
+    inspect.getclosurevars(vars(Coordinator)[name]).nonlocals["func"].cache_clear()
+    functional.linear = _LINEAR
 
 
 def save_weights(model: nn.Module, file: Path) -> None:
@@ -129,3 +158,4 @@ def quiet_deepspeed() -> None:
 
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="deepspeed")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")

@@ -213,7 +213,7 @@ class _Trainer:
 
     def close(self) -> None:
         """Let go of the engine and of all that it holds."""
-        self.engine.destroy()
+        engine.release(self.engine)
         del self.engine
         gc.collect()
         if torch.cuda.is_available():

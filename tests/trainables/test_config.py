@@ -97,7 +97,7 @@ def test_defaults_are_valid_and_complete() -> None:
 @pytest.mark.parametrize(
     ("part", "values", "text"),
     [
-        (BackboneConfig, {"model": ""}, "model: expected a name or a folder, got ''"),
+        (BackboneConfig, {"model": ""}, "model: expected a name or a path, got ''"),
         (BackboneConfig, {"num_layers": 0}, "num_layers: expected at least 1, got 0"),
         (BackboneConfig, {"num_layers": 2.0}, "num_layers: expected a whole number, got 2.0"),
         (
@@ -132,7 +132,7 @@ def test_defaults_are_valid_and_complete() -> None:
         (LoraConfig, {"dropout": 1.0}, "dropout: expected a number in [0, 1), got 1.0"),
         (LoraConfig, {"dropout": NAN}, "dropout: expected a number in [0, 1), got nan"),
         (LoraConfig, {"dropout": "0"}, "dropout: expected a number in [0, 1), got '0'"),
-        (LoraConfig, {"targets": ()}, "targets: expected at least one module name, got none"),
+        (LoraConfig, {"targets": ()}, "targets: expected at least one name, got none"),
         (TrainingConfig, {"data": ""}, "data: expected a name or a path, got ''"),
         (TrainingConfig, {"steps": -1}, "steps: expected at least 0, got -1"),
         (TrainingConfig, {"batch_size": 1}, "batch_size: expected at least 2, got 1"),
@@ -170,11 +170,11 @@ def test_defaults_are_valid_and_complete() -> None:
             "precision: expected one of 'bf16', 'fp32', got 'fp16' (did you mean 'bf16'?)",
         ),
         (EngineConfig, {"num_workers": 0}, "num_workers: expected at least 1, got 0"),
-        (EvaluationConfig, {"tasks": ()}, "tasks: expected at least one task, got none"),
+        (EvaluationConfig, {"tasks": ()}, "tasks: expected at least one name, got none"),
         (
             EvaluationConfig,
             {"tasks": ("B", "A", "B", "A", "C")},
-            "tasks: expected each task once, got A, B again",
+            "tasks: expected each name once, got A, B again",
         ),
         (
             EvaluationConfig,
