@@ -18,7 +18,8 @@ import optuna
 from cluster.ledger import Proposal
 from cluster.settings import StudyConfig
 from search_spaces.ablations import CONTROL
-from trainables.config import TrialConfig, design_digest, overlay
+from trainables.config import TrialConfig, overlay
+from trainables.identity import design_digest
 
 UNTRAINED: tuple[dict[str, Any], ...] = (CONTROL, CONTROL | {"pooling.token_scope": "mean"})
 

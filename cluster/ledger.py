@@ -16,7 +16,8 @@ from typing import Any, Literal, Protocol
 import optuna
 from optuna.trial import TrialState
 
-from trainables.config import TrialConfig, as_dict, digest, from_dict, label
+from trainables.config import TrialConfig, as_dict, from_dict
+from trainables.identity import digest, label
 
 Status = Literal["complete", "pruned", "failed"]
 PATIENCE = 5  # proposals of known designs in a row after which designs are drawn at random
@@ -215,8 +216,7 @@ class Ledger:
         if len(self._known) >= self.num_trials:
             return None
         for attempt in range(MAX_REPEATS):
-            trial = self._ask(at_random=attempt >= PATIENCE)
-            proposal = self._propose(trial)
+            trial, proposal = self._ask(at_random=attempt >= PATIENCE)
             key = f"{digest(proposal.config)}-{proposal.config.seed}"
             if key in self._known:
                 trial.set_user_attr("repeats", self._known[key])
@@ -231,13 +231,14 @@ class Ledger:
         self.num_trials = len(self._known)
         return None
 
-    def _ask(self, *, at_random: bool) -> optuna.Trial:
-        """Ask the study's sampler, or, where it only repeats itself, a random one."""
+    def _ask(self, *, at_random: bool) -> tuple[optuna.Trial, Proposal]:
+        """Let the study's sampler draw, or, where it only repeats itself, a random one."""
         usual = self._study.sampler
         if at_random:
             seed = len(self._trials())  # differs from call to call, the same in a restored search
             self._study.sampler = optuna.samplers.RandomSampler(seed=seed)
         try:
-            return self._study.ask()
+            trial = self._study.ask()
+            return trial, self._propose(trial)
         finally:
             self._study.sampler = usual

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.ledger import Assignment, Ending
-from trainables.config import design_digest, digest
+from trainables.identity import design_digest, digest
 
 
 class ResultsTable:

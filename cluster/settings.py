@@ -14,11 +14,10 @@ from trainables.config import (
     ConfigError,
     TrialConfig,
     as_dict,
-    check,
     flatten,
     from_dict,
-    whole,
 )
+from trainables.faults import check, whole
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 

@@ -15,7 +15,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
 from cluster.ledger import Assignment, Ending
-from trainables.config import as_dict, design_digest, digest, flatten
+from trainables.config import as_dict, flatten
+from trainables.identity import design_digest, digest, used
 
 EXPERIMENT = "poolsearch"
 STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
@@ -60,7 +61,7 @@ class Tracker:
         }
         name = f"{trial.name} {trial.label}"
         self._reported[trial.name] = set()
-        self._run(name, tags, flatten(as_dict(trial.config)), key=trial.name)
+        self._run(name, tags, used(trial.config), key=trial.name)
 
     def reported(self, trial: Assignment, report: dict[str, float]) -> None:
         """Log the step's metrics."""

@@ -1,4 +1,4 @@
-"""What one trial is: frozen, checked dataclasses, a strict overlay and the digests that name it.
+"""What one trial is: frozen, checked dataclasses and a strict overlay.
 
 This module imports neither torch nor transformers, so that programs start at once and a space can
 be checked anywhere.
@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar
+
+from trainables.faults import ConfigError as ConfigError
+from trainables.faults import check, distinct_texts, number, one_of, some_text, whole
 
 Mask = Literal["causal", "bidirectional"]
 TokenScope = Literal["last_token", "mean"]
@@ -26,65 +28,6 @@ EMBEDDED_TRAIN_DATA = "boolq"
 EMBEDDED_TASKS = ("Lee50STS", "BoolQRetrieval", "TRECClassification", "NewsgroupSetsClustering")
 
 ConfigT = TypeVar("ConfigT")
-
-
-class ConfigError(ValueError):
-    """A configuration cannot be used; one line for each fault."""
-
-
-def check(faults: Mapping[str, str | None]) -> None:
-    """Raise one `ConfigError` that names every fault; `None` means that the field is fine."""
-    found = [f"{name}: {fault}" for name, fault in faults.items() if fault]
-    if found:
-        raise ConfigError("\n".join(found))
-
-
-def one_of(value: object, choices: object) -> str | None:
-    """Return the fault if `value` is none of a `Literal`'s values, with the nearest as remedy."""
-    allowed = get_args(choices)
-    if any(value == choice and type(value) is type(choice) for choice in allowed):
-        return None
-    near = difflib.get_close_matches(str(value), [str(choice) for choice in allowed], n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return f"expected one of {', '.join(map(repr, allowed))}, got {value!r}{hint}"
-
-
-def whole(value: object, *, at_least: int) -> str | None:
-    """Return the fault if `value` is not a whole number of at least `at_least`."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        return f"expected a whole number, got {value!r}"
-    return None if value >= at_least else f"expected at least {at_least}, got {value}"
-
-
-def number(
-    value: object, *, above: float | None = None, at_least: float | None = None
-) -> str | None:
-    """Return the fault if `value` is not a finite number within the bound."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return f"expected a number, got {value!r}"
-    if value != value or value in (float("inf"), float("-inf")):
-        return f"expected a finite number, got {value}"
-    if above is not None and value <= above:
-        return f"expected more than {above:g}, got {value:g}"
-    if at_least is not None and value < at_least:
-        return f"expected at least {at_least:g}, got {value:g}"
-    return None
-
-
-def some_text(value: object) -> str | None:
-    """Return the fault if `value` is not a text with something in it."""
-    good = isinstance(value, str) and value
-    return None if good else f"expected a name or a path, got {value!r}"
-
-
-def distinct_texts(value: object) -> str | None:
-    """Return the fault if `value` is not a tuple of different texts, at least one."""
-    if not isinstance(value, tuple) or not all(isinstance(text, str) for text in value):
-        return f"expected a list of names, got {value!r}"
-    if not value:
-        return "expected at least one name, got none"
-    repeated = sorted({text for text in value if value.count(text) > 1})
-    return f"expected each name once, got {', '.join(repeated)} again" if repeated else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -380,6 +323,7 @@ def _replaced(
     """Replace the parts first, then their owner, collecting the faults by whole name."""
     changes: dict[str, Any] = {}
     faults: dict[str, str | None] = {}
+    found: dict[str, str | None]
     for part in dataclasses.fields(base):  # type: ignore[arg-type]
         name, current = part.name, getattr(base, part.name)
         if dataclasses.is_dataclass(current):
@@ -399,42 +343,7 @@ def _replaced(
         return dataclasses.replace(base, **changes), faults  # type: ignore[type-var]
     except ConfigError as error:
         lines = (line.split(": ", 1) for line in str(error).splitlines())
-        return base, {prefix + name: fault for name, fault in lines} | faults
-
-
-def digest(config: TrialConfig) -> str:
-    """Return a trial's identity without its seed, from the canonical JSON's SHA-256."""
-    values = as_dict(config)
-    del values["seed"]
-    return _hash(values)
-
-
-def design_digest(config: TrialConfig) -> str:
-    """Return the identity of the design: backbone, attention, pooling, but no training."""
-    values = as_dict(config)
-    return _hash({name: values[name] for name in ("backbone", "attention", "pooling")})
-
-
-def _hash(values: Mapping[str, Any]) -> str:
-    equal = {  # 32 and 32.0 are one value
-        name: int(value) if isinstance(value, float) and value.is_integer() else value
-        for name, value in flatten(values).items()
-    }
-    canonical = json.dumps(equal, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
-
-
-def label(config: TrialConfig) -> str:
-    """Return the design in words that a person can tell apart.
-
-    >>> label(TrialConfig())
-    'causal, last_token, none'
-    """
-    pooling = config.pooling
-    head: str = pooling.head
-    if head != "none":
-        head = (
-            f"{head}({pooling.num_layers} layers, width {pooling.hidden_size}, "
-            f"heads {pooling.num_heads}, latents {pooling.num_latents})"
-        )
-    return f"{config.attention.mask}, {pooling.token_scope}, {head}"
+        found = {name: fault for name, fault in lines}
+        if faults:  # what concerns several parts was checked with values that nobody gave
+            found = {name: fault for name, fault in found.items() if "." not in name}
+        return base, {prefix + name: fault for name, fault in found.items()} | faults

@@ -23,7 +23,8 @@ import torch
 
 from trainables import data, engine, evaluation, probes
 from trainables.backbone import Embedder, Tokenizer, build, trainable_parameters
-from trainables.config import TrialConfig, digest
+from trainables.config import TrialConfig
+from trainables.identity import digest
 from trainables.objective import info_nce
 
 PACKAGES = ("torch", "transformers", "peft", "deepspeed", "mteb")

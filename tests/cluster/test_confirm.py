@@ -8,7 +8,8 @@ import optuna
 from cluster import confirm
 from cluster.settings import StudyConfig
 from search_spaces.ablations import CONTROL
-from trainables.config import design_digest, overlay
+from trainables.config import overlay
+from trainables.identity import design_digest
 
 MEAN = {**CONTROL, "pooling.token_scope": "mean"}
 BOTH = {**MEAN, "attention.mask": "bidirectional"}

@@ -167,6 +167,15 @@ def test_no_design_is_trained_twice_and_an_exhausted_space_ends_the_search(tmp_p
     assert all(t.state == TrialState.FAIL for t in repeats)
 
 
+def test_a_sampler_that_only_repeats_itself_is_helped_out(tmp_path: Path) -> None:
+    ledger, study, _ = open_ledger(tmp_path)
+    same = {"attention.mask": "causal", "pooling.token_scope": "mean"}
+    study.sampler = optuna.samplers.PartialFixedSampler(same, study.sampler)
+    designs = {tuple(take(ledger).params.values()) for _ in range(4)}
+    assert len(designs) == 4
+    assert isinstance(study.sampler, optuna.samplers.PartialFixedSampler)
+
+
 def test_what_a_dead_driver_left_running_is_handed_out_first(tmp_path: Path) -> None:
     ledger, _, _ = open_ledger(tmp_path)
     left = [take(ledger) for _ in range(2)]

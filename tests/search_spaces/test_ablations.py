@@ -6,7 +6,8 @@ import optuna
 import pytest
 
 from search_spaces.ablations import CONTROL, SPACES, Space, layer_choices
-from trainables.config import TrialConfig, digest, overlay
+from trainables.config import TrialConfig, overlay
+from trainables.identity import digest
 
 
 def draws(space: Space, base: TrialConfig, count: int = 200) -> list[dict[str, Any]]:

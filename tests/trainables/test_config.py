@@ -21,14 +21,12 @@ from trainables.config import (
     TrainingConfig,
     TrialConfig,
     as_dict,
-    design_digest,
-    digest,
     field_names,
     flatten,
     from_dict,
-    label,
     overlay,
 )
+from trainables.identity import design_digest, digest, label
 
 INF, NAN = float("inf"), float("nan")
 # A value other than the default for every field; all of them together are valid.
@@ -280,7 +278,9 @@ def test_values_go_through_json_and_back() -> None:
 
 
 def test_a_digest_is_the_same_in_another_process() -> None:
-    program = "from trainables import config as c; print(c.digest(c.TrialConfig()))"
+    program = (
+        "from trainables import config as c, identity; print(identity.digest(c.TrialConfig()))"
+    )
     found = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
@@ -308,6 +308,13 @@ def test_a_digest_changes_with_every_field(name: str) -> None:
 
 def test_a_digest_ignores_the_seed() -> None:
     assert digest(TrialConfig(seed=1)) == digest(TrialConfig(seed=2))
+
+
+def test_a_digest_ignores_what_the_design_does_not_read() -> None:
+    wider = overlay(TrialConfig(), {"pooling.hidden_size": 128})
+    assert wider != TrialConfig()
+    assert digest(wider) == digest(TrialConfig())
+    assert design_digest(wider) == design_digest(TrialConfig())
 
 
 def test_equal_configurations_have_equal_digests() -> None:
