@@ -167,6 +167,7 @@ def test_no_design_is_trained_twice_and_an_exhausted_space_ends_the_search(tmp_p
     assert all(t.state == TrialState.FAIL for t in repeats)
 
 
+@pytest.mark.filterwarnings("ignore:PartialFixedSampler is experimental")
 def test_a_sampler_that_only_repeats_itself_is_helped_out(tmp_path: Path) -> None:
     ledger, study, _ = open_ledger(tmp_path)
     same = {"attention.mask": "causal", "pooling.token_scope": "mean"}
