@@ -1,14 +1,16 @@
-"""Two thin adapters that let Ray Tune run a ledger's trials: a searcher and a scheduler.
+"""Thin adapters that let Ray Tune run a ledger's trials: a searcher, a scheduler, a callback.
 
-Neither has state of its own that a restart would need, so both save nothing: a new driver
+None has state of its own that a restart would need, so they save nothing: a new driver
 opens the ledger again and continues.
 """
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
+from ray.tune import Callback
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -24,14 +26,12 @@ class StudySearcher(Searcher):
         super().__init__(metric=None, mode=None)
         self._ledger = ledger
         self._threads = threads
-        self._numbers: dict[str, int] = {}
 
     def suggest(self, trial_id: str) -> Any:
         """Return the next trial's configuration for Tune."""
         assignment = self._ledger.next_trial()
         if assignment is None:
             return Searcher.FINISHED
-        self._numbers[trial_id] = assignment.number
         return {
             "number": assignment.number,
             "trial": as_dict(assignment.config),
@@ -42,10 +42,7 @@ class StudySearcher(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Record a trial whose process was lost for good; all other endings come as results."""
-        number = self._numbers.pop(trial_id, None)
-        if error and number is not None:
-            self._ledger.fail(number, "the trial's process died and its retries are used up")
+        """Do nothing: the scheduler and `LostTrials` pass endings on."""
 
     def save(self, checkpoint_path: str) -> None:
         """Save nothing: the study is durable by itself."""
@@ -81,6 +78,24 @@ class StudyScheduler(FIFOScheduler):
             self._ledger.fail(number, event)
         else:
             self._ledger.stop(number)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the ledger out of Tune's snapshots of its own arguments."""
+        return {}
+
+
+class LostTrials(Callback):
+    """Records trials whose process was lost, or could not be made, more often than is retried."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        """Tell `ledger`."""
+        self._ledger = ledger
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Record the last error that Tune saw."""
+        error = Path(trial.error_file).read_text() if trial.error_file else ""
+        lines = [line.strip() for line in error.splitlines() if line.strip()]
+        self._ledger.fail(trial.config["number"], lines[-1] if lines else "the process was lost")
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the ledger out of Tune's snapshots of its own arguments."""

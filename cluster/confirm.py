@@ -54,7 +54,7 @@ def finalists(rows: Sequence[Mapping[str, Any]], count: int) -> list[dict[str, A
     categories = sorted({category for scores in means.values() for category in scores})
     wins = {row["trial"]: 0 for row in done}
     for category in categories:
-        best = max(done, key=lambda row: means[row["trial"]].get(category, 0.0))
+        best = max(done, key=lambda row: means[row["trial"]][category])
         wins[best["trial"]] += 1
     rest = sorted(overall[1:], key=lambda row: -wins[row["trial"]])  # stable: ties by the mean
     return [dict(row["params"]) for row in [*overall[:1], *rest][:count]]
@@ -63,10 +63,10 @@ def finalists(rows: Sequence[Mapping[str, Any]], count: int) -> list[dict[str, A
 def plan(config: StudyConfig, rows: Sequence[Mapping[str, Any]]) -> list[Run]:
     """Return all runs of the confirmation, block by block of one seed."""
     chosen = finalists(rows, config.num_finalists)
-    steps = config.confirm_steps or config.base.training.steps
+    steps = config.base.training.steps
+    designs = [*UNTRAINED, *(params for params in chosen if params not in UNTRAINED)]
     untrained = [
-        Run(role="untrained", params=params, seed=config.base.seed, steps=0)
-        for params in UNTRAINED
+        Run(role="untrained", params=params, seed=config.base.seed, steps=0) for params in designs
     ]
     arms = [("control", dict(CONTROL)), *(("finalist", params) for params in chosen)]
     trained = [

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from cluster.ledger import Ledger
+from trainables.config import ConfigError
 
 QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -53,16 +54,45 @@ def ray_cluster(address: str | None) -> Iterator[None]:
 
 
 def slots(num_workers: int, limit: int | None) -> tuple[int, int]:
-    """Return how many trials fit at once and the CPU threads of each of their workers."""
+    """Return how many trials the cluster runs at once and the CPU threads of each worker.
+
+    Raises:
+        ConfigError: If the cluster cannot place a single trial.
+    """
     import ray
 
-    resources = ray.cluster_resources()
-    cpus = int(resources.get("CPU", 1))
-    gpus = int(resources.get("GPU", 0))
-    places = gpus if gpus else cpus
-    fitting = max(1, places // num_workers)
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = [(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in alive]
+    return fit(nodes, num_workers, limit)
+
+
+def fit(nodes: Sequence[tuple[int, int]], num_workers: int, limit: int | None) -> tuple[int, int]:
+    """Return how many trials fit on nodes of (CPUs, GPUs) and the threads of each worker.
+
+    A worker stays on one node and has a GPU to itself where there are any.
+
+    >>> fit([(2, 0)], 1, None), fit([(8, 0), (8, 0)], 1, 1), fit([(16, 4), (8, 0)], 2, None)
+    ((2, 1), (1, 8), (2, 4))
+
+    Raises:
+        ConfigError: If not one trial fits.
+    """
+    gpus = [(cpu, gpu) for cpu, gpu in nodes if gpu]
+    places = sum(gpu for _, gpu in gpus) if gpus else sum(cpu for cpu, _ in nodes)
+    fitting = places // num_workers
+    if not fitting:
+        unit = "GPUs" if gpus else "CPUs"
+        raise ConfigError(
+            f"engine.num_workers: expected at most {places}, the cluster's {unit}, "
+            f"got {num_workers}"
+        )
     at_once = min(fitting, limit) if limit else fitting
-    return at_once, max(1, cpus // (at_once * num_workers))
+    if gpus:
+        return at_once, max(1, min(cpu // gpu for cpu, gpu in gpus))
+    threads = max(cpu for cpu, _ in nodes)
+    while sum(cpu // threads for cpu, _ in nodes) < at_once * num_workers:
+        threads -= 1
+    return at_once, threads
 
 
 def bundles(num_workers: int, threads: int, *, gpu: bool) -> list[dict[str, float]]:
@@ -84,7 +114,7 @@ def run_trials(
     import ray
     from ray import tune
 
-    from cluster.adapters import StudyScheduler, StudySearcher
+    from cluster.adapters import LostTrials, StudyScheduler, StudySearcher
     from trainables.ray_trainable import TrialGroup
 
     trainable = tune.with_resources(
@@ -107,6 +137,7 @@ def run_trials(
             name="tune",
             storage_path=str(folder.resolve()),
             verbose=0,
+            callbacks=[LostTrials(ledger)],
             failure_config=tune.FailureConfig(max_failures=RETRIES),
         ),
     )

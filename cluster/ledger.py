@@ -7,6 +7,7 @@ handed out first; they continue from their own checkpoints.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,16 +82,16 @@ class Observer(Protocol):
 def mean_score(outcome: dict[str, Any]) -> float | None:
     """Return the mean over categories of their tasks' mean; None if a task has no score.
 
-    >>> mean_score({"scores": {"a": 0.2, "b": 0.4, "c": 0.9}, "failures": {},
+    >>> mean_score({"scores": {"a": 0.25, "b": 0.5, "c": 0.875}, "failures": {},
     ...             "categories": {"a": "STS", "b": "STS", "c": "Retrieval"}})
-    0.6
+    0.625
     """
     if outcome["failures"] or not outcome["scores"]:
         return None
     by_category: dict[str, list[float]] = {}
     for task, score in outcome["scores"].items():
         by_category.setdefault(outcome["categories"][task], []).append(score)
-    return round(fmean(fmean(scores) for scores in by_category.values()), 10)
+    return fmean(fmean(scores) for scores in by_category.values())
 
 
 class Ledger:
@@ -115,11 +116,14 @@ class Ledger:
         self._interrupted = [
             t for t in self._trials() if t.state == TrialState.RUNNING and "config" in t.user_attrs
         ]
-        for orphan in self._trials():  # asked for, but nothing had been decided when it was left
-            if orphan.state == TrialState.RUNNING and "config" not in orphan.user_attrs:
-                study.tell(orphan.number, state=TrialState.FAIL)
+        for trial in self._trials():
+            if trial.state == TrialState.RUNNING and "config" not in trial.user_attrs:
+                self._drop_undecided(trial)
+        if study.user_attrs.get("exhausted"):
+            self.num_trials = len(self._known)
         self._live: dict[int, tuple[Assignment, optuna.Trial]] = {}
         self._curves: dict[int, dict[int, dict[str, float]]] = {}
+        self._told: dict[int, set[int]] = {}
 
     @property
     def num_ended(self) -> int:
@@ -148,6 +152,7 @@ class Ledger:
         assignment.folder.mkdir(parents=True, exist_ok=True)
         self._live[trial.number] = (assignment, trial)
         self._curves[trial.number] = {}
+        self._told[trial.number] = set(self._study.trials[trial.number].intermediate_values)
         for observer in self._observers:
             observer.started(assignment)
         return assignment
@@ -157,8 +162,8 @@ class Ledger:
         assignment, trial = self._live[number]
         step = int(report["step"])
         self._curves[number][step] = report
-        known = self._study._storage.get_trial(trial._trial_id).intermediate_values
-        if step not in known:
+        if step not in self._told[number]:
+            self._told[number].add(step)
             trial.report(report["quick_score"], step)
             for observer in self._observers:
                 observer.reported(assignment, report)
@@ -199,6 +204,14 @@ class Ledger:
             self._study.tell(trial, ending.score)
         else:
             self._study.tell(trial, state=states[ending.status])
+        shutil.rmtree(assignment.folder / "checkpoints", ignore_errors=True)  # of no more use
+
+    def _drop_undecided(self, trial: optuna.trial.FrozenTrial) -> None:
+        """Fail a trial that was asked for but had no design yet; one that was queued is again."""
+        self._study.tell(trial.number, state=TrialState.FAIL)
+        queued = trial.system_attrs.get("fixed_params")
+        if queued is not None:
+            self._study.enqueue_trial(queued, user_attrs=trial.user_attrs)
 
     def _trials(self) -> list[optuna.trial.FrozenTrial]:
         return self._study.get_trials(deepcopy=False)
@@ -228,6 +241,7 @@ class Ledger:
             trial.set_user_attr("config", as_dict(proposal.config))
             self._known[key] = trial.number
             return trial
+        self._study.set_user_attr("exhausted", True)
         self.num_trials = len(self._known)
         return None
 

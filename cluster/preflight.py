@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,7 +11,8 @@ import optuna
 
 from cluster.settings import StudyConfig
 from search_spaces.ablations import CONTROL, SPACES, Space
-from trainables.config import ConfigError, TrialConfig, field_names, overlay
+from trainables.config import ConfigError, TrialConfig, overlay
+from trainables.faults import check
 
 SAMPLES = 300  # designs drawn from the space to see whether all can be built
 
@@ -36,40 +38,61 @@ class Faults:
             raise ConfigError("\n".join(self.lines))
 
 
-def configure(study: Mapping[str, Any], trial: Mapping[str, Any]) -> StudyConfig:
+def configure(
+    study: Mapping[str, Any],
+    trial: Mapping[str, Any],
+    checks: Mapping[str, str | None] | None = None,
+) -> StudyConfig:
     """Return the checked settings of a study.
 
-    `study` holds fields of `StudyConfig`, `trial` dotted names of `TrialConfig`.
+    `study` holds fields of `StudyConfig`, `trial` dotted names of `TrialConfig`, `checks` what the
+    caller has found.
 
     Raises:
         ConfigError: With every fault of both, of the model, the tasks, the data and the space.
     """
     faults = Faults()
-    known = field_names(TrialConfig())
-    usable = {name: value for name, value in trial.items() if name in known}
-    base = faults.during(lambda: overlay(TrialConfig(), trial)) or _closest(usable)
+    faults.during(lambda: check(checks or {}))
+    space = SPACES.get(str(study.get("space", StudyConfig().space)))
+    faults.during(lambda: _check_owned(trial, space))
+    given: TrialConfig | None = faults.during(lambda: overlay(TrialConfig(), trial))
+    base = given or _closest(trial)
     config = faults.during(lambda: StudyConfig(**study, base=base))
     base = faults.during(lambda: _with_depth(base)) or base
     _check_tasks(base, faults)
-    space = SPACES.get(str(study.get("space", StudyConfig().space)))
+    faults.during(lambda: _check_data(base))
     if space is not None and not faults.lines:
         faults.during(lambda: check_space(space, base))
-    if not faults.lines:
-        faults.during(lambda: _check_data(base))
     faults.refuse()
-    assert config is not None
     checked: StudyConfig = dataclasses.replace(config, base=base)
     return checked
+
+
+def _check_owned(trial: Mapping[str, Any], space: Space | None) -> None:
+    """Refuse settings that are not the user's to fix: they would be overwritten in silence."""
+    owned = {"evaluation.split": "the search takes the choosing half, the confirmation the other"}
+    if space is not None:
+        varied = parameters(space, TrialConfig())
+        owned |= dict.fromkeys(varied, "the space varies it; leave it out or take another space")
+    check({name: reason for name, reason in owned.items() if name in trial})
+
+
+def parameters(space: Space, base: TrialConfig) -> set[str]:
+    """Return the names of all that a space sets."""
+    return set().union(*_draws(space, base))
+
+
+def _draws(space: Space, base: TrialConfig) -> list[dict[str, Any]]:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    return [space(study.ask(), base) for _ in range(SAMPLES)]
 
 
 def _closest(values: Mapping[str, Any]) -> TrialConfig:
     """Return the default with those values that are fine, so that later checks see them."""
     config = TrialConfig()
     for name, value in values.items():
-        try:
+        with contextlib.suppress(ConfigError):
             config = overlay(config, {name: value})
-        except ConfigError:
-            continue
     return config
 
 
@@ -106,8 +129,6 @@ def check_space(space: Space, base: TrialConfig) -> None:
     """
     faults = Faults()
     faults.during(lambda: overlay(base, CONTROL))
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    for _ in range(SAMPLES):
-        drawn = space(study.ask(), base)
+    for drawn in _draws(space, base):
         faults.during(lambda drawn=drawn: overlay(base, drawn))  # type: ignore[misc]
     faults.refuse()

@@ -31,18 +31,24 @@ from trainables.config import (
 Log = Callable[[str], None]
 
 
-def prepare(study: Mapping[str, Any], trial: Mapping[str, Any], *, log: Log) -> StudyConfig:
+def prepare(
+    study: Mapping[str, Any],
+    trial: Mapping[str, Any],
+    checks: Mapping[str, str | None],
+    *,
+    log: Log,
+) -> StudyConfig:
     """Fetch the embedded model and text if the study needs them and check all settings.
 
     Raises:
-        ConfigError: With every fault of the settings.
+        ConfigError: With every fault of the settings, those in `checks` included.
     """
     from trainables import assets
 
     quiet_libraries()
     if needs_embedded(trial):
         assets.prepare(log)
-    return preflight.configure(study, trial)
+    return preflight.configure(study, trial, checks)
 
 
 def needs_embedded(trial: Mapping[str, Any]) -> bool:
@@ -58,8 +64,8 @@ def needs_embedded(trial: Mapping[str, Any]) -> bool:
 
 def run_study(
     config: StudyConfig, outputs: Path, address: str | None, at_once: int | None, *, log: Log
-) -> Path:
-    """Search, confirm and report; return the report's path.
+) -> bool:
+    """Search, confirm and report; return whether there was a design to confirm.
 
     Raises:
         ConfigError: If the study's folder holds other settings, or another process works on it.
@@ -78,8 +84,9 @@ def run_study(
         with dispatch.ray_cluster(address):
             acts = _Acts(config, folder, tracker, at_once, log)
             acts.search()
-            acts.confirm()
-        return write_report(folder, tracker, log)
+            confirmed = acts.confirm()
+        write_report(folder, tracker, log)
+        return confirmed
 
 
 class _Acts:
@@ -104,6 +111,8 @@ class _Acts:
 
         def propose(trial: optuna.Trial) -> Proposal:
             params = space(trial, base)
+            if trial.user_attrs.get("control"):  # whatever the space leaves to the base
+                params = dict(CONTROL)
             design = overlay(base, params)
             role = "control" if confirm.is_control(design, base) else "search"
             return Proposal(config=design, params=params, role=role)
@@ -117,18 +126,16 @@ class _Acts:
             pruner=pruner(),
         )
         if not study.get_trials(deepcopy=False):
-            study.enqueue_trial(CONTROL)
+            study.enqueue_trial(CONTROL, user_attrs={"control": True})
         self._run("search", study, propose, config.num_trials)
 
-    def confirm(self) -> None:
-        """Train the best designs and the control again, with fresh seeds."""
+    def confirm(self) -> bool:
+        """Train the best designs and the control again, with fresh seeds, if there are any."""
         config = self._config
         rows = [r for r in read_rows(self._folder / "results") if r["split"] == "choosing"]
         if not confirm.finalists(rows, config.num_finalists):
-            self._log(
-                "confirm: no design beside the control was finished, so there is nothing to do"
-            )
-            return
+            self._log("confirm: no design beside the control was finished")
+            return False
         runs = confirm.kept_plan(config, rows, self._folder / "confirm")
         proposer = confirm.Proposer(runs, config.base)
         study = optuna.create_study(
@@ -141,6 +148,7 @@ class _Acts:
         )
         proposer.enqueue(study)
         self._run("confirm", study, proposer, len(runs))
+        return True
 
     def _run(
         self, act: str, study: optuna.Study, propose: Callable[[optuna.Trial], Proposal], size: int
@@ -154,8 +162,8 @@ class _Acts:
         )
         console = Console(size, ledger.num_ended)
         ledger.add_observer(console)
-        if ledger.num_ended >= size:
-            self._log(f"{act}: all {size} trials are done")
+        if ledger.num_ended >= ledger.num_trials:
+            self._log(f"{act}: all {ledger.num_trials} trials are done")
             return
         self._log(f"{act}: {size} trials, {ledger.num_ended} done, {self._at_once} at once")
         dispatch.run_trials(
@@ -165,6 +173,8 @@ class _Acts:
             threads=self._threads,
             folder=self._folder / "ray" / act,
         )
+        if ledger.num_trials < size:
+            self._log(f"{act}: the space has no more than {ledger.num_trials} designs")
 
 
 def sampler(seed: int) -> optuna.samplers.BaseSampler:
@@ -175,23 +185,33 @@ def sampler(seed: int) -> optuna.samplers.BaseSampler:
 
 
 def pruner() -> optuna.pruners.BasePruner:
-    """Return the pruner: at a report, a trial below two fifths of the finished ones stops.
+    """Return the pruner: a trial stops when a report is in the lowest quarter of finished trials'.
 
-    It is lenient because a design that disturbs the backbone, as bidirectional attention does,
-    starts low and catches up: successive halving would stop it before it has.
+    The first three to finish are never stopped. It is this lenient because the report is a quick
+    retrieval score: a design that disturbs the backbone, as bidirectional attention does, starts
+    low in it and catches up.
     """
-    return optuna.pruners.PercentilePruner(60.0, n_startup_trials=3)
+    return optuna.pruners.PercentilePruner(75.0, n_startup_trials=3)
 
 
-def write_report(folder: Path, tracker: Tracker, log: Log) -> Path:
+def write_report(folder: Path, tracker: Tracker, log: Log) -> None:
     """Write the report of a study's results, attach it to MLflow and say the verdict."""
     from analysis import report
 
     file, sentences = report.write(folder)
     tracker.finish(file, sentences)
-    for line in ["", *sentences, "", f"report: {file}", f"MLflow: make ui  ({tracker.uri})"]:
+    for line in ["", *sentences, "", f"report: {file}", f"MLflow: {how_to_open(tracker.uri)}"]:
         log(line)
-    return file
+
+
+def how_to_open(uri: str) -> str:
+    """Return what a person does to see MLflow.
+
+    >>> how_to_open("sqlite:////data/outputs/mlflow.db")
+    'make ui OUTPUTS=/data/outputs'
+    """
+    folder = uri.removeprefix("sqlite:///").removesuffix("/mlflow.db")
+    return f"make ui OUTPUTS={folder}" if folder != uri else uri
 
 
 def quiet_libraries() -> None:

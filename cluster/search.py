@@ -13,13 +13,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from trainables.assets import AssetError
 from trainables.config import EMBEDDED_TASKS, ConfigError
+from trainables.faults import whole
 
 EXAMPLES = """examples:
   python -m cluster.search
       the embedded model and data, both ablations at once, into outputs/embedded
-  python -m cluster.search --study masks --space attention --trials 20
-      ablation 1 alone
+  python -m cluster.search --study masks --space attention --trials 12
+      ablation 1 alone, every design of it
   python -m cluster.search --study mine --model Qwen/Qwen2-0.5B --layers all \\
       --train-data pairs.jsonl --tasks STSBenchmark NFCorpus --set training.steps=1000
       your own model, data (columns query, positive, negatives) and official MTEB tasks
@@ -42,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
     study.add_argument("--trials", metavar="N", help="designs to try (default: 10)")
     study.add_argument("--finalists", metavar="N", help="designs to confirm (default: 2)")
     study.add_argument("--seeds", metavar="N", help="fresh seeds of each (default: 3)")
+    study.add_argument("--seed", metavar="N", help="of the proposals (default: 0)")
     study.add_argument("--model", help="a folder or a hub id (default: the embedded one)")
     study.add_argument("--layers", metavar="N", help="first layers kept, or all (default: 6)")
     study.add_argument("--train-data", metavar="DATA", help="file, folder or hub id")
@@ -52,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     )
     here = made.add_argument_group("this run of it")
     here.add_argument("--address", help="a Ray cluster (default: Ray on this machine)")
-    here.add_argument("--at-once", type=int, metavar="N", help="trials at once (default: all fit)")
+    here.add_argument("--at-once", metavar="N", help="trials at once (default: all fit)")
     here.add_argument("--outputs", type=Path, default=Path("outputs"), help="default: outputs")
     here.add_argument("--dry-run", action="store_true", help="check everything, run nothing")
     return made
@@ -66,11 +69,12 @@ def settings(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, A
         "num_trials": value(arguments.trials),
         "num_finalists": value(arguments.finalists),
         "num_seeds": value(arguments.seeds),
+        "seed": value(arguments.seed),
     }
     trial = {
-        "backbone.model": arguments.model,
+        "backbone.model": whole_path(arguments.model),
         "backbone.num_layers": value(arguments.layers),
-        "training.data": arguments.train_data,
+        "training.data": whole_path(arguments.train_data),
         "evaluation.tasks": arguments.tasks and tuple(arguments.tasks),
         "engine.num_workers": value(arguments.workers),
     }
@@ -97,6 +101,11 @@ def value(text: str | None) -> Any:
         return text
 
 
+def whole_path(name: str | None) -> str | None:
+    """Return the whole path of what is here; a hub id or an embedded name stays as it is."""
+    return str(Path(name).resolve()) if name and Path(name).exists() else name
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; return its exit code."""
     arguments = parser().parse_args(argv)
@@ -104,18 +113,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         from cluster.run import prepare, run_study
 
-        config = prepare(*settings(arguments), log=_say)
+        at_once, outputs = value(arguments.at_once), arguments.outputs.resolve()
+        checks = {
+            "at-once": None if at_once is None else whole(at_once, at_least=1),
+            "outputs": "expected a folder, got a file" if outputs.is_file() else None,
+        }
+        config = prepare(*settings(arguments), checks, log=_say)
         if arguments.dry_run:
             _say("All checks passed; nothing was started.")
             return 0
-        run_study(config, arguments.outputs, arguments.address, arguments.at_once, log=_say)
-    except ConfigError as error:
+        confirmed = run_study(config, outputs, arguments.address, at_once, log=_say)
+    except (ConfigError, AssetError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("\nInterrupted. The same command continues where this left off.\n")
         return 130
-    return 0
+    return 0 if confirmed else 1
 
 
 def _say(line: str) -> None:

@@ -15,7 +15,6 @@ from trainables.config import (
     TrialConfig,
     as_dict,
     flatten,
-    from_dict,
 )
 from trainables.faults import check, whole
 
@@ -31,13 +30,11 @@ class StudyConfig:
     num_trials: int = 10
     num_finalists: int = 2  # designs trained again beside the control
     num_seeds: int = 3  # fresh seeds of each of them
-    confirm_steps: int | None = None  # steps of the confirmation; None: those of the search
     seed: int = 0  # of the proposals
     base: TrialConfig = field(default_factory=TrialConfig)
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        steps = self.confirm_steps
         check(
             {
                 "name": None
@@ -49,7 +46,6 @@ class StudyConfig:
                 "num_trials": whole(self.num_trials, at_least=1),
                 "num_finalists": whole(self.num_finalists, at_least=1),
                 "num_seeds": whole(self.num_seeds, at_least=1),
-                "confirm_steps": None if steps is None else whole(steps, at_least=1),
                 "seed": whole(self.seed, at_least=0),
             }
         )
@@ -59,11 +55,6 @@ def to_plain(config: StudyConfig) -> dict[str, Any]:
     """Return the study's settings as plain values."""
     values = {part.name: getattr(config, part.name) for part in dataclasses.fields(config)}
     return values | {"base": as_dict(config.base)}
-
-
-def from_plain(values: dict[str, Any]) -> StudyConfig:
-    """Return the settings that `to_plain` gave."""
-    return StudyConfig(**{**values, "base": from_dict(values["base"])})
 
 
 def write_once(config: StudyConfig, folder: Path) -> None:

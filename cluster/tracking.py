@@ -44,8 +44,7 @@ class Tracker:
             self._experiment = found.experiment_id
         self.parent = self._run(study, {"study": study, "kind": "search"}, flatten(settings))
         self._study = study
-        self._runs: dict[int, dict[str, str]] = {}
-        self._reported: dict[str, set[int]] = {}
+        self._runs: dict[str, str] = {}
 
     def started(self, trial: Assignment) -> None:
         """Open the trial's run, or take up the one that was left."""
@@ -60,19 +59,19 @@ class Tracker:
             "mlflow.note.content": trial.label,
         }
         name = f"{trial.name} {trial.label}"
-        self._reported[trial.name] = set()
-        self._run(name, tags, used(trial.config), key=trial.name)
+        run = self._run(name, tags, used(trial.config), key=trial.name)
+        self._runs[trial.name] = run
 
     def reported(self, trial: Assignment, report: dict[str, float]) -> None:
         """Log the step's metrics."""
         now, step = int(time.time() * 1000), int(report["step"])
         names = ("loss", "quick_score", "seconds")
         metrics = [Metric(name, report[name], now, step) for name in names]
-        self._client.log_batch(self._find(trial.name), metrics)
+        self._client.log_batch(self._runs[trial.name], metrics)
 
     def ended(self, trial: Assignment, ending: Ending) -> None:
         """Log scores, the row of values behind them and the reason, and close the run."""
-        run, outcome, now = self._find(trial.name), ending.outcome or {}, int(time.time() * 1000)
+        run, outcome, now = self._runs[trial.name], ending.outcome or {}, int(time.time() * 1000)
         step = int(ending.curve[-1]["step"]) if ending.curve else 0
         values = {
             f"{outcome['categories'][task]}.{task}": score
@@ -102,13 +101,6 @@ class Tracker:
         self._client.log_artifact(self.parent, str(report))
         self._client.set_terminated(self.parent)
 
-    def _find(self, trial: str) -> str:
-        """Return the id of a trial's run, from the store: it outlives this process."""
-        quoted = trial.replace("'", "")
-        condition = f"tags.trial = '{quoted}' and tags.`mlflow.parentRunId` = '{self.parent}'"
-        runs = self._client.search_runs([self._experiment], condition, max_results=1)
-        return str(runs[0].info.run_id)
-
     def _run(
         self, name: str, tags: dict[str, str], params: dict[str, Any], key: str | None = None
     ) -> str:
@@ -120,9 +112,11 @@ class Tracker:
             condition = f"tags.trial = '{key}' and tags.`mlflow.parentRunId` = '{parent}'"
         runs = self._client.search_runs([self._experiment], condition, max_results=1)
         if runs:
-            self._client.update_run(runs[0].info.run_id, status="RUNNING")
-            return str(runs[0].info.run_id)
-        run = self._client.create_run(self._experiment, tags=tags, run_name=name)
+            run = str(runs[0].info.run_id)
+            self._client.update_run(run, status="RUNNING")
+        else:
+            made = self._client.create_run(self._experiment, tags=tags, run_name=name)
+            run = str(made.info.run_id)
         rows = [Param(param, str(value)) for param, value in params.items()]
-        self._client.log_batch(run.info.run_id, params=rows)
-        return str(run.info.run_id)
+        self._client.log_batch(run, params=rows)  # again too: a kill may have come before them
+        return run

@@ -25,9 +25,9 @@ BOOLQ_PASSAGES = {"choosing": 300, "confirming": 400}
 BOOLQ_PART = {"choosing": "dev", "confirming": "test"}
 TREC_POOL_PER_LABEL = 64  # questions to fit on, from which each fit draws 16 a label
 TREC_TEST = 400
-NEWS_SETS = 12
+NEWS_SETS = 10
 NEWS_GROUPS = 6  # in a set
-NEWS_DOCUMENTS = 5  # of each group in a set
+NEWS_DOCUMENTS = 6  # of each group in a set
 NEWS_WORDS = (20, 500)  # in a document
 
 

@@ -25,7 +25,7 @@ from trainables.config import from_dict
 if TYPE_CHECKING:
     from trainables.trial import Outcome, Report
 
-HANG_TIMEOUT_S = 1800.0  # without a word from a worker for so long, the group is made anew
+HANG_TIMEOUT_S = 6 * 3600.0  # for one report or a whole evaluation; then the group is made anew
 
 
 class WorkerHungError(RuntimeError):

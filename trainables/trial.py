@@ -197,7 +197,6 @@ class _Trainer:
             settings.tasks,
             split=settings.split,
             batch_size=settings.batch_size,
-            seed=0,
         )
         items = folder / "items.parquet"
         if self.session.rank == 0:

@@ -56,8 +56,16 @@ def test_the_plan_pairs_fresh_seeds_and_adds_untrained_models() -> None:
         ("finalist", MEAN, 2),
     ]
     assert config.base.seed not in {run.seed for run in runs if run.role != "untrained"}
-    assert [run.steps for run in runs if run.role == "untrained"] == [0, 0]
+    untrained = [run for run in runs if run.role == "untrained"]
+    assert [run.params for run in untrained] == [CONTROL, MEAN]
+    assert {run.steps for run in untrained} == {0}
     assert {run.steps for run in runs if run.role != "untrained"} == {config.base.training.steps}
+
+
+def test_each_finalist_has_its_own_untrained_self() -> None:
+    runs = confirm.plan(StudyConfig(num_finalists=3), ROWS)
+    untrained = [run.params for run in runs if run.role == "untrained"]
+    assert untrained == [CONTROL, MEAN, BOTH, LAST]
 
 
 def test_every_run_is_scored_on_the_confirming_half() -> None:
