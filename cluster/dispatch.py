@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from signal import SIGALRM, SIGINT
 
 from cluster.ledger import Ledger
 from trainables.config import ConfigError
@@ -36,14 +38,15 @@ def ray_cluster(address: str | None) -> Iterator[None]:
     os.environ |= QUIET
     import ray
 
-    logging.getLogger("ray").setLevel(logging.ERROR)
+    # Tune would print the traceback of every lost process; the trial's row has its reason.
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", module="ray")
     local = address is None
     ray.init(
         address="local" if local else address,
         include_dashboard=False if local else None,
         log_to_driver=False,
-        logging_level=logging.ERROR,
+        logging_level=logging.CRITICAL,
         configure_logging=False,
         runtime_env={"env_vars": WORKER_ENVIRONMENT},
     )
@@ -51,6 +54,27 @@ def ray_cluster(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def insistent_interrupt() -> Iterator[None]:
+    """Let Ctrl-C end the block even if its first KeyboardInterrupt is swallowed.
+
+    One that is raised inside a finalizer or a weak reference's callback is only printed and lost;
+    so it is raised again, every fifth of a second, until the block is left.
+    """
+
+    def interrupt(number: int, frame: object) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (SIGINT, SIGALRM)}
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def slots(num_workers: int, limit: int | None) -> tuple[int, int]:
@@ -141,4 +165,5 @@ def run_trials(
             failure_config=tune.FailureConfig(max_failures=RETRIES),
         ),
     )
-    tuner.fit()
+    with insistent_interrupt():
+        tuner.fit()

@@ -191,3 +191,31 @@ def test_a_number_with_many_values_is_drawn_as_a_number() -> None:
     assert ">0.0001<" in drawing
     assert ">one<" not in drawing
     assert figures.parameter_strips(points, ["one"]) == ""
+
+
+def test_cost_has_a_front_over_parameters_alone() -> None:
+    points = pd.DataFrame(
+        {
+            "score": [0.2, 0.4],
+            "mark": "other",
+            "trainable_parameters": pd.array([1000, 3000], dtype="Int64"),
+            "seconds": [9.0, 5.0],
+        }
+    )
+    drawing = figures.cost(points)
+    assert "training seconds (with other trials running)" in drawing
+    assert drawing.count("best for its size") == 1
+    unknown = pd.array([None, None], dtype="Int64")
+    assert figures.cost(points.assign(trainable_parameters=unknown)).startswith("<svg")
+
+
+def test_the_method_says_what_an_interval_covers(written: Path) -> None:
+    text = unescape(written.read_text(encoding="utf-8"))
+    for words in (
+        "other training seeds and other items (queries, test texts, sets, documents) of the same",
+        "not cover other tasks, another corpus, other few-shot fits of the classifier (their seed "
+        "is fixed for all designs) or other k-means seeds",
+        "each of two families: the winner against the control in each category, and the winner",
+        "the best of the untrained models that were run, no more",
+    ):
+        assert words in text

@@ -68,6 +68,12 @@ def test_missing_folder(tmp_path: Path) -> None:
         load(tmp_path / "nowhere")
 
 
+def test_the_results_folder_itself_leads_to_its_study(filled: Any) -> None:
+    with pytest.raises(TableError) as error:
+        load(filled.folder / "results")
+    assert str(error.value).endswith(f"give the study's own folder, {filled.folder}")
+
+
 def test_no_rows(study: Any) -> None:
     with pytest.raises(TableError, match=r"at least one row \(\*\.json\) in .*, got none"):
         load(study.folder)

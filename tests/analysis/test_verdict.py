@@ -1,4 +1,5 @@
 import json
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -71,7 +72,10 @@ def test_the_untrained_arm_stands_against_every_seed(filled: Any) -> None:
     found = by_category(reach_verdict(load(filled.folder)).against_untrained)
     assert found["Retrieval"].contrast.num_seeds == 3
     assert found["Retrieval"].baseline.role == "untrained"
-    assert "beats the best untrained model on Retrieval by" in found["Retrieval"].sentence
+    assert (
+        "beats the best untrained model of the confirmation on Retrieval by"
+        in found["Retrieval"].sentence
+    )
 
 
 def test_the_winner_is_chosen_by_the_choosing_split_alone(make_study: Any) -> None:
@@ -151,7 +155,7 @@ def test_parts_of_a_confirmation_that_are_missing_are_said(make_study: Any) -> N
         "Nothing is tested on Classification: the control is not in the confirmation."
     )
     assert verdict.against_untrained[0].sentence == (
-        "Nothing is tested on Classification: the best untrained model is not in the confirmation."
+        "Nothing is tested on Classification: no untrained model has a score in the confirmation."
     )
     remove(study, "confirm-000[3-8]*")
     study.add(
@@ -226,3 +230,39 @@ def test_worse_is_said_with_the_interval_turned(filled: Any) -> None:
     assert "is worse than the control on STS by 4.98" in text
     assert "points [4." in text
     assert text.endswith("Holm p < 0.0001 (5 seeds \u00d7 40 items).")
+
+
+def open_sentence(finding: Any, num_seeds: int, num_items: int, item_spread: float) -> str:
+    """The sentence of an effect near 0 whose runs differ by 2 points."""
+    generator = np.random.default_rng(3)
+    runs = np.resize([-0.02, 0.02], (num_seeds, 1))
+    items = np.resize([-item_spread, item_spread], num_items)
+    contrast = compare([runs + items + generator.normal(0, 0.02, (num_seeds, num_items))])
+    found = Finding(category="STS", winner=finding.winner, contrast=contrast, holm_p=1.0)
+    return describe(found, "the control", 1)
+
+
+def test_a_number_of_seeds_is_as_sure_as_its_variances(filled: Any) -> None:
+    finding = reach_verdict(load(filled.folder)).against_control[2]
+    one_point = r"points \(detecting 1 point would "
+    many = open_sentence(finding, 10, 400, 0.03)
+    assert re.search(one_point + r"take about \d+ seeds\)", many)
+    few_seeds = open_sentence(finding, 4, 400, 0.03)
+    assert re.search(one_point + r"take very roughly \d+ seeds\)", few_seeds)
+    few_items = open_sentence(finding, 10, 12, 0.03)
+    assert re.search(one_point + r"probably take more items, not only seeds\)", few_items)
+
+
+def test_no_number_of_seeds_where_the_items_variance_was_clipped(filled: Any) -> None:
+    finding = reach_verdict(load(filled.folder)).against_control[2]
+    interaction = np.outer([1.0, -1.0, 0.0], np.resize([0.02, -0.02], 12))  # items: the same mean
+    contrast = compare([np.array([[-0.02], [0.0], [0.02]]) + interaction])
+    assert contrast.variance_items == (0.0,)
+    found = Finding(category="STS", winner=finding.winner, contrast=contrast, holm_p=1.0)
+    sentence = describe(found, "the control", 1)
+    assert "detecting 1 point" not in sentence
+    assert re.search(
+        r"with 80 % power is about \d+\.\d points \(a rough guide: the spread of the items could "
+        r"not be estimated\)\.$",
+        sentence,
+    )
