@@ -70,36 +70,44 @@ def _forest_panel(axis: Axes, title: str, found: Sequence[Finding]) -> None:
 
 @styled
 def cost(points: pd.DataFrame) -> str:
-    """Mean choosing score against parameters and seconds, with the Pareto front of each.
+    """Mean choosing score against parameters, with their Pareto front, and against seconds.
 
-    `points` has one row for each complete search trial: score (0 to 1), trainable_parameters,
-    seconds, mark ("control", "winner" or "other").
+    Seconds get no front: they depend on what else ran at the same time. `points`
+    has one row for each complete search trial: score (0 to 1), trainable_parameters, seconds,
+    mark ("control", "winner" or "other").
     """
     if points.empty:
         return ""
     figure, axes = svg.new_figure(7.6, 3.3, columns=2, share_y=True)
-    panels = (("trainable_parameters", "trainable parameters"), ("seconds", "seconds of training"))
+    panels = (
+        ("trainable_parameters", "trainable parameters"),
+        ("seconds", "training seconds (with other trials running)"),
+    )
+    _front(axes[0], points.dropna(subset=["trainable_parameters"]))
     for axis, (column, title) in zip(axes, panels, strict=True):
-        known = points.dropna(subset=[column]).sort_values(
-            [column, "score"], ascending=[True, False]
-        )
+        known = points.dropna(subset=[column])
         _marked(axis, known[column].astype(float), POINTS * known["score"], known["mark"])
-        front = known[pareto(known["score"].to_numpy(float))]
-        axis.plot(
-            front[column].astype(float),
-            POINTS * front["score"],
-            color=svg.INK,
-            linewidth=0.9,
-            drawstyle="steps-post",
-            zorder=1,
-            label="best for its cost",
-        )
         axis.set_xlabel(title)
         _scale(axis, known[column].astype(float))
         axis.xaxis.set_major_formatter(EngFormatter(sep=" "))
     axes[0].set_ylabel("mean choosing score, points")
     axes[0].legend(loc="best", fontsize=8)
     return svg.to_svg(figure, "cost", "Mean choosing score against parameters and seconds")
+
+
+def _front(axis: Axes, known: pd.DataFrame) -> None:
+    """The Pareto line over trainable parameters, which are known for each row."""
+    ordered = known.sort_values(["trainable_parameters", "score"], ascending=[True, False])
+    front = ordered.loc[pareto(ordered["score"].to_numpy(float))]
+    axis.plot(
+        front["trainable_parameters"].astype(float),
+        POINTS * front["score"],
+        color=svg.INK,
+        linewidth=0.9,
+        drawstyle="steps-post",
+        zorder=1,
+        label="best for its size",
+    )
 
 
 def pareto(scores: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> list[bool]:

@@ -7,6 +7,7 @@ from importlib.resources import files
 import pandas as pd
 
 from analysis.gaps import Gap
+from analysis.power import FEW_ITEMS, FEW_SEEDS
 from analysis.table import SPLITS, STATUSES, Results, is_missing
 from analysis.verdict import Verdict
 from analysis.wording import POINTS, Finding, format_interval, format_p, format_points
@@ -15,24 +16,31 @@ METHOD = (
     "Each test compares two arms in one category, paired by seed and by item: a query's nDCG@10, "
     "whether a text is classified rightly, a document set's V-measure, or, for the Spearman "
     "correlation of pairs, a document's jackknife pseudo-value.",
-    "Seeds and items are both taken as samples (the variance of Dorfman, Berbaum and Metz, 1992): "
-    "a claim is about other training runs and other items of the same tasks, not about these "
-    "alone. The critical value weighs Student's for seeds and for items by their shares of the "
-    "variance (Cochran and Cox, 1957).",
+    "Seeds and items are both taken as samples (the variance of Dorfman, Berbaum and Metz, 1992). "
+    "An interval covers other training seeds and other items (queries, test texts, sets, "
+    "documents) of the same tasks. It does not cover other tasks, another corpus, other few-shot "
+    "fits of the classifier (their seed is fixed for all designs) or other k-means seeds. The "
+    "critical value weighs Student's for seeds and for items by their shares of the variance "
+    "(Cochran and Cox, 1957).",
     "The winner of a category is the finalist with the best score on the choosing split; the test "
-    "uses the confirming split only. The best untrained model is picked on the confirming split, "
-    "which can only favour the untrained side.",
-    "p values are corrected by Holm's method within each family: the categories against the "
-    "control, and the categories against the untrained models. Each interval covers its own true "
-    "difference 95 % of the time; the intervals are not simultaneous, so one may leave out 0 "
-    "while Holm's p is above 0.05. The sentences follow Holm's p.",
-    "The smallest detectable difference is the true difference that the test would see 80 % of "
-    "the time, at 0.05 divided by the number of categories, if the estimated variances were true.",
+    "uses the confirming split only.",
+    "The best untrained model is the best of the untrained models that were run, no more: the "
+    "control's read-out, the causal mean and each finalist's own design, all before training. It "
+    "is picked on the confirming split, which favours the untrained side.",
+    "p values are corrected by Holm's method within each of two families: the winner against the "
+    "control in each category, and the winner against the best untrained model in each category. "
+    "Nothing is corrected across the two. Each interval covers its own true difference 95 % of "
+    "the time; the intervals are not simultaneous, so one may leave out 0 while Holm's p is above "
+    "0.05. The sentences follow Holm's p.",
+    "The smallest detectable difference is approximate: the true difference that the test would "
+    "see 80 % of the time, at 0.05 divided by the number of categories tested in the family, if "
+    "the estimated variances were true. The number of seeds for 1 point rests on the same "
+    f"variances, so it is very rough with fewer than {FEW_SEEDS} seeds or {FEW_ITEMS} items in a "
+    "task, and left out where the estimate of the items' variance came out as 0.",
     "Limits: a few seeds estimate the spread of training runs poorly, and the intervals are wide "
-    "for that reason. With one task for each category nothing is said about other tasks. An "
-    "untrained model with one run stands for itself. Trials that were stopped early are shown, "
-    "but never compared as if they had finished. The figures of the search describe: its sampler "
-    "tries good regions more often, so a level's median is no effect.",
+    "for that reason. An untrained model with one run stands for itself. Trials that were stopped "
+    "early are shown, but never compared as if they had finished. The figures of the search "
+    "describe: its sampler tries good regions more often, so a level's median is no effect.",
 )
 
 
@@ -96,7 +104,10 @@ def _verdict(verdict: Verdict) -> str:
 def _contrasts(verdict: Verdict, forest: tuple[str, str] | None) -> str:
     families = (
         ("Winner against the control", verdict.against_control),
-        ("Winner against the best untrained model", verdict.against_untrained),
+        (
+            "Winner against the best of the untrained models that were run",
+            verdict.against_untrained,
+        ),
     )
     tables = [_contrast_table(title, found) for title, found in families if found]
     return _section("Contrasts", "".join(tables) + _figure(forest)) if tables else ""

@@ -1,7 +1,8 @@
 """What a confirmation could have seen: the smallest detectable difference, and seeds to see more.
 
 Both take the variances of a finished contrast as if they were true, so they are guides for the
-next confirmation ("about 2.4 points"), not results.
+next confirmation ("about 2.4 points"), not results. The number of seeds is the weaker one: it
+asks how far seeds alone can lower the error, so it trusts the split between seeds and items.
 """
 
 import math
@@ -14,6 +15,8 @@ from analysis.contrasts import Contrast, Share, shares
 from analysis.pseudovalues import FloatArray
 
 POWER = 0.8
+FEW_SEEDS = 10  # with fewer, an estimated standard deviation may be wrong by a factor of two
+FEW_ITEMS = 30
 MOST_SEEDS = 1000
 GRID = (np.arange(128) + 0.5) / 128  # quantiles that stand for the chance in an estimated variance
 
@@ -60,6 +63,20 @@ def _pool(parts: Sequence[Share]) -> tuple[float, float]:
 
 def _chance(df: float) -> FloatArray:
     return np.asarray(special.chdtri(df, 1 - GRID) / df, dtype=np.float64)
+
+
+def items_vanish(contrast: Contrast) -> bool:
+    """Whether a task's items have no estimated variance of their own.
+
+    Either there is one item, or MS_item came out below MS_error and the difference was clipped at
+    0. Items do differ, so a number of seeds that takes the 0 for true would promise too much.
+    """
+    return min(contrast.variance_items) == 0
+
+
+def is_rough(contrast: Contrast) -> bool:
+    """Whether seeds or items are too few for their variances to be more than a rough guide."""
+    return contrast.num_seeds < FEW_SEEDS or min(contrast.num_items) < FEW_ITEMS
 
 
 def seeds_needed(contrast: Contrast, difference: float, alpha: float) -> int | None:

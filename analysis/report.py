@@ -86,19 +86,21 @@ def draw(results: Results, verdict: Verdict) -> dict[str, tuple[str, str]]:
     curves = curves.assign(mark=curves["name"].map(marks))
     families = [
         ("winner against the control", verdict.against_control),
-        ("winner against the best untrained", verdict.against_untrained),
+        ("winner against the best untrained that was run", verdict.against_untrained),
     ]
     left_out = f" Not shown: {unscored} search trials without all scores." if unscored else ""
     star = "winner of a category" if verdict.against_control else "best trial of the search"
     return {
         "forest": (
             figures.forest(families),
-            "Difference with its 95 % interval. Filled: Holm p below 0.05.",
+            "Difference with its 95 % interval. Filled: Holm p below 0.05, corrected over the "
+            "categories of its panel: each panel is a family of its own.",
         ),
         "cost": (
             figures.cost(points),
-            f"Each finished search trial once; star: {star}; diamond: control. The line "
-            f"joins the trials that no cheaper one reaches.{left_out}",
+            f"Each finished search trial once; star: {star}; diamond: control. The line joins "
+            "the trials that none with fewer trainable parameters reaches. Seconds depend on what "
+            f"else ran at the same time, so they have no line.{left_out}",
         ),
         "curves": (
             figures.learning_curves(curves),

@@ -135,9 +135,11 @@ def write_csv(results: Results, path: Path) -> None:
 
 def _read_rows(folder: Path) -> list[dict[str, Any]]:
     if not folder.is_dir():
+        given = folder.parent.resolve()
+        study = given.parent if given.name == folder.name else "as in outputs/STUDY"
         raise TableError(
             f"results: expected a folder at {folder}, got nothing there; "
-            "give the study's own folder, as in outputs/STUDY"
+            f"give the study's own folder, {study}"
         )
     paths = sorted(folder.glob("*.json"))
     if not paths:

@@ -42,16 +42,24 @@ def reach_verdict(results: Results) -> Verdict:
 
     winners = {c: winner_in(results, arms, c) for c in sorted(set(results.scores["category"]))}
 
-    def against(find: Callable[[str], Arm | None], name: str) -> tuple[Finding, ...]:
+    def against(find: Callable[[str], Arm | None], name: str, absent: str) -> tuple[Finding, ...]:
         found = [
-            _find(results, evidence, Finding(category=c, winner=w, baseline=find(c)), name)
+            _find(results, evidence, Finding(category=c, winner=w, baseline=find(c)), absent)
             for c, w in winners.items()
         ]
         return _correct(found, name)
 
     families = (
-        against(lambda _: controls[0] if controls else None, "the control"),
-        against(lambda c: _best_untrained(results, untrained, c), "the best untrained model"),
+        against(
+            lambda _: controls[0] if controls else None,
+            "the control",
+            "the control is not in the confirmation",
+        ),
+        against(
+            lambda c: _best_untrained(results, untrained, c),
+            "the best untrained model of the confirmation",
+            "no untrained model has a score in the confirmation",
+        ),
     )
     return Verdict(
         against_control=families[0],
@@ -68,13 +76,13 @@ def winner_in(results: Results, arms: list[Arm], category: str) -> Arm | None:
     return max(known, key=lambda pair: pair[0])[1] if known else None
 
 
-def _find(results: Results, evidence: pd.DataFrame, finding: Finding, name: str) -> Finding:
-    """The finding with its contrast, or with the reason why there is none."""
+def _find(results: Results, evidence: pd.DataFrame, finding: Finding, absent: str) -> Finding:
+    """The finding with its contrast, or the reason why not; `absent`: there is no baseline."""
     winner, baseline = finding.winner, finding.baseline
     if winner is None:
         return replace(finding, why_not="no confirmed finalist has a choosing score")
     if baseline is None:
-        return replace(finding, why_not=f"{name} is not in the confirmation")
+        return replace(finding, why_not=absent)
     if winner.design == baseline.design and baseline.role == "control":
         return replace(finding, why_not=f"the winner, {winner.label}, is the control's own design")
     tasks = _tasks(results, finding.category)
@@ -92,7 +100,7 @@ def _tasks(results: Results, category: str) -> list[str]:
 
 
 def _best_untrained(results: Results, untrained: list[Arm], category: str) -> Arm | None:
-    """The untrained arm with the best score on the confirming split, which favours no winner."""
+    """The best on the confirming split of the untrained arms that were run; favours no winner."""
     scores = category_scores(results, "confirming")
     if category not in scores or not untrained:
         return None

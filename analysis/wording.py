@@ -6,7 +6,7 @@ from typing import Literal
 
 from analysis.arms import Arm
 from analysis.contrasts import ALPHA, Contrast
-from analysis.power import POWER, seeds_needed, smallest_detectable
+from analysis.power import POWER, is_rough, items_vanish, seeds_needed, smallest_detectable
 
 TIMES = "\u00d7"
 POINTS = 100.0
@@ -133,8 +133,13 @@ def _detectable(contrast: Contrast, alpha: float) -> str:
         f"the smallest difference that {sample_size(contrast)} could detect with "
         f"{100 * POWER:.0f} % power is about {format_points(smallest, smallest)} points"
     )
+    if items_vanish(contrast):
+        return f"{text} (a rough guide: the spread of the items could not be estimated)"
     if POINTS * smallest <= 1 or contrast.num_seeds < 2:
         return text
-    seeds = seeds_needed(contrast, 1 / POINTS, alpha)
-    more = f"would take about {seeds} seeds" if seeds else "would take more items, not only seeds"
-    return f"{text} (detecting 1 point {more})"
+    seeds, rough = seeds_needed(contrast, 1 / POINTS, alpha), is_rough(contrast)
+    if seeds:
+        about = "very roughly" if rough else "about"
+        return f"{text} (detecting 1 point would take {about} {seeds} seeds)"
+    probably = "probably " if rough else ""
+    return f"{text} (detecting 1 point would {probably}take more items, not only seeds)"
