@@ -237,7 +237,7 @@ def test_boolq_is_disjoint_from_its_held_out_parts() -> None:
 def test_boolq_gives_a_negative_for_every_query(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     loaded = load_triples("boolq", num_hard_negatives=7)
-    assert len(loaded.held_out) == 200
+    assert len(loaded.held_out) == 100
     assert len(loaded.train) > 6000
     assert {len(triple.negatives) for triple in loaded.train} == {7}
     assert caplog.text == ""

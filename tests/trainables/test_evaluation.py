@@ -171,7 +171,7 @@ class TestEmbeddedTasks:
 
         tasks = ["Lee50STS", "BoolQRetrieval"]
         evaluate(counting, tasks, split="choosing", batch_size=32)
-        assert roles == {None: 25, "query": 200, "document": 500}
+        assert roles == {None: 25, "query": 200, "document": 300}
 
     def test_the_random_streams_go_on_as_if_nothing_was(self) -> None:
         def states() -> list[Any]:

@@ -134,7 +134,7 @@ class TestContent:
             groups = [set(row) for row in rows["labels"]]
             assert {len(row) for row in groups} == {6}
             counts = np.unique([g for row in rows["labels"] for g in row], return_counts=True)[1]
-            assert counts.tolist() == [30] * 20
+            assert counts.tolist() == [18] * 20
             assert all(a != b for a, b in pairwise(groups))
 
     def test_every_kind_of_question_is_fitted_on(self) -> None:
