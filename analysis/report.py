@@ -86,7 +86,7 @@ def draw(results: Results, verdict: Verdict) -> dict[str, tuple[str, str]]:
     curves = curves.assign(mark=curves["name"].map(marks))
     families = [
         ("winner against the control", verdict.against_control),
-        ("winner against the best untrained that was run", verdict.against_untrained),
+        ("winner against the best untrained", verdict.against_untrained),
     ]
     left_out = f" Not shown: {unscored} search trials without all scores." if unscored else ""
     star = "winner of a category" if verdict.against_control else "best trial of the search"

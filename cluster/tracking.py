@@ -19,6 +19,7 @@ from trainables.config import as_dict, flatten
 from trainables.identity import design_digest, digest, used
 
 EXPERIMENT = "poolsearch"
+KIND = "custom_model_development"  # the UI then opens on runs, not on traces of prompts
 STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
 
 
@@ -39,7 +40,9 @@ class Tracker:
         if found is None:
             local = self.uri.startswith("sqlite:")
             place = (outputs / "mlartifacts").resolve().as_uri() if local else None
-            self._experiment = self._client.create_experiment(EXPERIMENT, artifact_location=place)
+            self._experiment = self._client.create_experiment(
+                EXPERIMENT, artifact_location=place, tags={"mlflow.experimentKind": KIND}
+            )
         else:
             self._experiment = found.experiment_id
         self.parent = self._run(study, {"study": study, "kind": "search"}, flatten(settings))
