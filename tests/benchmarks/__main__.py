@@ -18,6 +18,7 @@ def main() -> None:
     device = parser.parse_args().device
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     warnings.simplefilter("ignore")
+    importlib.import_module("transformers").logging.disable_progress_bar()
     sys.stdout.write(f"{_hardware(device)}; ratio = theirs / ours, median (range) of pairs\n")
     for name in BENCHMARKS[device]:
         for ratio in importlib.import_module(f"tests.benchmarks.{name}").run(device):

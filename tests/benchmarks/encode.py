@@ -49,7 +49,9 @@ def run(device: str) -> list[Ratio]:
 
 def _sentence_transformer(device: str) -> SentenceTransformer:
     transformer = Transformer(
-        str(assets.model_folder()), max_seq_length=MAX_TOKENS, model_args={"dtype": torch.bfloat16}
+        str(assets.model_folder()),
+        max_seq_length=MAX_TOKENS,
+        model_kwargs={"dtype": torch.bfloat16},
     )
     model = transformer.auto_model
     model.layers = model.layers[:6]
