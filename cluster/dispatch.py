@@ -34,7 +34,11 @@ RETRIES = 2  # of a trial whose process died; it continues from its checkpoint
 
 @contextmanager
 def ray_cluster(address: str | None) -> Iterator[None]:
-    """Connect to the cluster at `address`, or start Ray on this machine; shut down at the end."""
+    """Connect to the cluster at `address`, or start Ray on this machine; shut down at the end.
+
+    Raises:
+        ConfigError: If no cluster answers at `address`.
+    """
     os.environ |= QUIET
     import ray
 
@@ -42,14 +46,20 @@ def ray_cluster(address: str | None) -> Iterator[None]:
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", module="ray")
     local = address is None
-    ray.init(
-        address="local" if local else address,
-        include_dashboard=False if local else None,
-        log_to_driver=False,
-        logging_level=logging.CRITICAL,
-        configure_logging=False,
-        runtime_env={"env_vars": WORKER_ENVIRONMENT},
-    )
+    try:
+        ray.init(
+            address="local" if local else address,
+            include_dashboard=False if local else None,
+            log_to_driver=False,
+            logging_level=logging.CRITICAL,
+            configure_logging=False,
+            runtime_env={"env_vars": WORKER_ENVIRONMENT},
+        )
+    except ConnectionError as error:
+        raise ConfigError(
+            f"address: expected a Ray cluster that answers, got {address!r} ({error}); start one "
+            "with `ray start --head`, or leave --address out"
+        ) from error
     try:
         yield
     finally:
