@@ -152,7 +152,7 @@ class Ledger:
         assignment.folder.mkdir(parents=True, exist_ok=True)
         self._live[trial.number] = (assignment, trial)
         self._curves[trial.number] = {}
-        self._told[trial.number] = set(self._study.trials[trial.number].intermediate_values)
+        self._told[trial.number] = set(self._trials()[trial.number].intermediate_values)
         for observer in self._observers:
             observer.started(assignment)
         return assignment
