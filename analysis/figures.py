@@ -13,6 +13,11 @@ from analysis import svg
 from analysis.table import is_missing
 from analysis.wording import POINTS, Finding
 
+COSTS = (
+    ("trainable_parameters", "trainable parameters"),
+    ("flops_per_token", "FLOPs per token, forward"),
+    ("seconds", "training seconds\n(with other trials running)"),
+)
 MOST_LEVELS = 8  # a number with more values than this is drawn as a number, not as levels
 
 
@@ -70,43 +75,41 @@ def _forest_panel(axis: Axes, title: str, found: Sequence[Finding]) -> None:
 
 @styled
 def cost(points: pd.DataFrame) -> str:
-    """Mean choosing score against parameters, with their Pareto front, and against seconds.
+    """Mean choosing score against each cost; those that a design fixes have a Pareto front.
 
-    Seconds get no front: they depend on what else ran at the same time. `points`
-    has one row for each complete search trial: score (0 to 1), trainable_parameters, seconds,
-    mark ("control", "winner" or "other").
+    Seconds get no front: they depend on what else ran at the same time. `points` has one row for
+    each complete search trial: score (0 to 1), trainable_parameters, flops_per_token, seconds,
+    mark ("control", "winner" or "other"). A cost that no trial knows has no panel.
     """
     if points.empty:
         return ""
-    figure, axes = svg.new_figure(7.6, 3.3, columns=2, share_y=True)
-    panels = (
-        ("trainable_parameters", "trainable parameters"),
-        ("seconds", "training seconds (with other trials running)"),
-    )
-    _front(axes[0], points.dropna(subset=["trainable_parameters"]))
+    panels = [panel for panel in COSTS if panel[0] == "seconds" or points[panel[0]].notna().any()]
+    figure, axes = svg.new_figure(7.6, 3.3, columns=len(panels), share_y=True)
     for axis, (column, title) in zip(axes, panels, strict=True):
         known = points.dropna(subset=[column])
+        if column != "seconds":
+            _front(axis, known, column)
         _marked(axis, known[column].astype(float), POINTS * known["score"], known["mark"])
         axis.set_xlabel(title)
         _scale(axis, known[column].astype(float))
         axis.xaxis.set_major_formatter(EngFormatter(sep=" "))
     axes[0].set_ylabel("mean choosing score, points")
     axes[0].legend(loc="best", fontsize=8)
-    return svg.to_svg(figure, "cost", "Mean choosing score against parameters and seconds")
+    return svg.to_svg(figure, "cost", "Mean choosing score against what a design costs")
 
 
-def _front(axis: Axes, known: pd.DataFrame) -> None:
-    """The Pareto line over trainable parameters, which are known for each row."""
-    ordered = known.sort_values(["trainable_parameters", "score"], ascending=[True, False])
+def _front(axis: Axes, known: pd.DataFrame, cost: str) -> None:
+    """The Pareto line over a cost that is known for each row."""
+    ordered = known.sort_values([cost, "score"], ascending=[True, False])
     front = ordered.loc[pareto(ordered["score"].to_numpy(float))]
     axis.plot(
-        front["trainable_parameters"].astype(float),
+        front[cost].astype(float),
         POINTS * front["score"],
         color=svg.INK,
         linewidth=0.9,
         drawstyle="steps-post",
         zorder=1,
-        label="best for its size",
+        label="best for its cost",
     )
 
 

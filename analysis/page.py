@@ -182,6 +182,7 @@ def _trials(results: Results) -> str:
         "Steps",
         "Seconds",
         "Parameters",
+        "GFLOPs per token",
         *categories,
         "Reason",
     )
@@ -199,18 +200,23 @@ def _trials(results: Results) -> str:
                 f"{trial['steps']}/{trial['total_steps']}",
                 f"{trial['seconds']:.0f}",
                 _count(trial["trainable_parameters"]),
+                _flops(trial["flops_per_token"]),
                 *(_score(scores.get(category)) for category in categories),
                 "" if is_missing(trial["reason"]) else str(trial["reason"]),
             ]
         )
         stopped.append(trial["status"] != "complete")
-    numbers = (3, *range(5, 8 + len(categories)))
+    numbers = (3, *range(5, 9 + len(categories)))
     text = '<p class="quiet">Scores in points; the two splits have different tasks.</p>\n'
     return text + table(heads, rows, numbers=numbers, texts=(2, len(heads) - 1), stopped=stopped)
 
 
 def _count(value: object) -> str:
     return "" if value is pd.NA or not isinstance(value, int) else f"{value:,}"
+
+
+def _flops(value: object) -> str:
+    return "" if is_missing(value) or not isinstance(value, float) else f"{value / 1e9:.3g}"
 
 
 def _score(value: object) -> str:

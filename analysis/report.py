@@ -98,9 +98,9 @@ def draw(results: Results, verdict: Verdict) -> dict[str, tuple[str, str]]:
         ),
         "cost": (
             figures.cost(points),
-            f"Each finished search trial once; star: {star}; diamond: control. The line joins "
-            "the trials that none with fewer trainable parameters reaches. Seconds depend on what "
-            f"else ran at the same time, so they have no line.{left_out}",
+            f"Each finished search trial once; star: {star}; diamond: control. A line joins "
+            "the trials that none of lower cost reaches. Seconds depend on what else ran at the "
+            f"same time, so they have no line.{left_out}",
         ),
         "curves": (
             figures.learning_curves(curves),

@@ -33,6 +33,9 @@ FIELDS: dict[str, tuple[type, ...]] = {
     "total_steps": (int,),
     "seconds": (int, float),
     "trainable_parameters": (int, NoneType),
+    "head_parameters": (int, NoneType),
+    "embedding_size": (int, NoneType),
+    "flops_per_token": (int, float, NoneType),
     "params": (dict,),
     "scores": (dict,),
     "categories": (dict,),
@@ -40,6 +43,8 @@ FIELDS: dict[str, tuple[type, ...]] = {
     "curve": (list,),
     "versions": (dict,),
 }
+LATER = ("head_parameters", "embedding_size", "flops_per_token")  # null where a row has none
+COUNTS = ("trainable_parameters", "head_parameters", "embedding_size")
 NESTED = ("params", "scores", "categories", "failures", "curve", "versions")
 TRIAL_COLUMNS = ("name", *(field for field in FIELDS if field not in NESTED))
 SCORE_KEYS = ("name", "trial", "role", "design", "digest", "label", "seed", "split")
@@ -168,6 +173,7 @@ def _read_row(path: Path) -> tuple[dict[str, Any], list[str]]:
         return {}, [f"expected a JSON object, got {error}"]
     if not isinstance(row, dict):
         return {}, [f"expected a JSON object, got {type(row).__name__}"]
+    row = {**dict.fromkeys(LATER), **row}
     return {**row, "name": path.stem}, _faults(row)
 
 
@@ -199,7 +205,7 @@ def _nested_faults(row: Mapping[str, Any]) -> list[str]:
 
 def _trials(rows: list[dict[str, Any]]) -> pd.DataFrame:
     frame = pd.DataFrame([{c: row[c] for c in TRIAL_COLUMNS} for row in rows])
-    frame["trainable_parameters"] = frame["trainable_parameters"].astype("Int64")
+    frame = frame.astype(dict.fromkeys(COUNTS, "Int64") | {"flops_per_token": float})
     names = sorted({name for row in rows for name in row["params"]})
     for name in names:
         column = f"params.{name}" if name in TRIAL_COLUMNS else name

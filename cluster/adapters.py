@@ -15,7 +15,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from cluster.ledger import Ledger
-from trainables.config import as_dict
+from trainables.overlay import as_dict
 
 
 class StudySearcher(Searcher):

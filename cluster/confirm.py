@@ -17,9 +17,10 @@ import optuna
 
 from cluster.ledger import Proposal
 from cluster.settings import StudyConfig
-from search_spaces.ablations import CONTROL
-from trainables.config import TrialConfig, overlay
-from trainables.identity import design_digest
+from search_spaces.drawing import CONTROL
+from trainables.config import TrialConfig
+from trainables.identity import design_digest, digest
+from trainables.overlay import overlay
 
 UNTRAINED: tuple[dict[str, Any], ...] = (CONTROL, CONTROL | {"pooling.token_scope": "mean"})
 
@@ -64,9 +65,9 @@ def plan(config: StudyConfig, rows: Sequence[Mapping[str, Any]]) -> list[Run]:
     """Return all runs of the confirmation, block by block of one seed."""
     chosen = finalists(rows, config.num_finalists)
     steps = config.base.training.steps
-    designs = [*UNTRAINED, *(params for params in chosen if params not in UNTRAINED)]
     untrained = [
-        Run(role="untrained", params=params, seed=config.base.seed, steps=0) for params in designs
+        Run(role="untrained", params=params, seed=config.base.seed, steps=0)
+        for params in _distinct([*UNTRAINED, *map(unadapted, chosen)], config.base)
     ]
     arms = [("control", dict(CONTROL)), *(("finalist", params) for params in chosen)]
     trained = [
@@ -75,6 +76,19 @@ def plan(config: StudyConfig, rows: Sequence[Mapping[str, Any]]) -> list[Run]:
         for role, params in arms
     ]
     return [*trained, *untrained]
+
+
+def unadapted(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a design without its adaptation, which is training too."""
+    return {**params, "adaptation.kind": "none"}
+
+
+def _distinct(designs: Sequence[dict[str, Any]], base: TrialConfig) -> list[dict[str, Any]]:
+    """Return the designs, of equal ones the first."""
+    found: dict[str, dict[str, Any]] = {}
+    for params in designs:
+        found.setdefault(digest(overlay(base, params)), params)
+    return list(found.values())
 
 
 def kept_plan(config: StudyConfig, rows: Sequence[Mapping[str, Any]], folder: Path) -> list[Run]:

@@ -17,8 +17,9 @@ from typing import Any, Literal, Protocol
 import optuna
 from optuna.trial import TrialState
 
-from trainables.config import TrialConfig, as_dict, from_dict
+from trainables.config import TrialConfig
 from trainables.identity import digest, label
+from trainables.overlay import as_dict, from_dict
 
 Status = Literal["complete", "pruned", "failed"]
 PATIENCE = 5  # proposals of known designs in a row after which designs are drawn at random

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import optuna
 
 from cluster.settings import StudyConfig
-from search_spaces.ablations import CONTROL, SPACES, Space
-from trainables.config import ConfigError, TrialConfig, overlay
+from search_spaces.drawing import CONTROL, Overlay, Space
+from search_spaces.spaces import SPACES
+from trainables.config import ConfigError, PoolingConfig, TrialConfig
 from trainables.faults import check
+from trainables.identity import label
+from trainables.overlay import overlay
+from trainables.shape import Shape
 
 SAMPLES = 300  # designs drawn from the space to see whether all can be built
+BUILT = ("attention.mask", "attention.key_value_heads", "pooling.head")  # what is built
+ANY = Shape(depth=6, width=576, num_heads=9, num_key_value_heads=3)  # where the model's is unknown
 
 
 class Faults:
@@ -53,38 +59,41 @@ def configure(
     """
     faults = Faults()
     faults.during(lambda: check(checks or {}))
-    space = SPACES.get(str(study.get("space", StudyConfig().space)))
-    faults.during(lambda: _check_owned(trial, space))
     given: TrialConfig | None = faults.during(lambda: overlay(TrialConfig(), trial))
     base = given or _closest(trial)
     config = faults.during(lambda: StudyConfig(**study, base=base))
-    base = faults.during(lambda: _with_depth(base)) or base
+    shape, base = _with_depth(base, faults)
+    space = SPACES.get(str(study.get("space", StudyConfig().space)))
+    faults.during(lambda: _check_owned(trial, space, base, shape))
     _check_tasks(base, faults)
     faults.during(lambda: _check_data(base))
     if space is not None and not faults.lines:
-        faults.during(lambda: check_space(space, base))
+        faults.during(lambda: check_space(space, base, shape))
     faults.refuse()
     checked: StudyConfig = dataclasses.replace(config, base=base)
     return checked
 
 
-def _check_owned(trial: Mapping[str, Any], space: Space | None) -> None:
+def _check_owned(
+    trial: Mapping[str, Any], space: Space | None, base: TrialConfig, shape: Shape
+) -> None:
     """Refuse settings that are not the user's to fix: they would be overwritten in silence."""
     owned = {"evaluation.split": "the search takes the choosing half, the confirmation the other"}
     if space is not None:
-        varied = parameters(space, TrialConfig())
+        usual = dataclasses.replace(base, pooling=PoolingConfig())
+        varied = parameters(space, usual, shape)
         owned |= dict.fromkeys(varied, "the space varies it; leave it out or take another space")
     check({name: reason for name, reason in owned.items() if name in trial})
 
 
-def parameters(space: Space, base: TrialConfig) -> set[str]:
+def parameters(space: Space, base: TrialConfig, shape: Shape) -> set[str]:
     """Return the names of all that a space sets."""
-    return set().union(*_draws(space, base))
+    return set().union(*_draws(space, base, shape))
 
 
-def _draws(space: Space, base: TrialConfig) -> list[dict[str, Any]]:
+def _draws(space: Space, base: TrialConfig, shape: Shape) -> list[Overlay]:
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    return [space(study.ask(), base) for _ in range(SAMPLES)]
+    return [space(study.ask(), base, shape) for _ in range(SAMPLES)]
 
 
 def _closest(values: Mapping[str, Any]) -> TrialConfig:
@@ -96,12 +105,15 @@ def _closest(values: Mapping[str, Any]) -> TrialConfig:
     return config
 
 
-def _with_depth(base: TrialConfig) -> TrialConfig:
-    """Check against the model's own settings; `num_layers=None` becomes its true depth."""
-    from trainables.backbone import check_against_model
+def _with_depth(base: TrialConfig, faults: Faults) -> tuple[Shape, TrialConfig]:
+    """Return the decoder's shape and the base with its true depth for `num_layers=None`."""
+    from trainables import designs
 
-    depth = check_against_model(base)
-    return overlay(base, {"backbone.num_layers": base.backbone.num_layers or depth})
+    shape: Shape | None = faults.during(lambda: designs.shape(base.backbone))
+    if shape is None:
+        return ANY, base
+    kept = {"backbone.num_layers": shape.depth}
+    return shape, faults.during(lambda: overlay(base, kept)) or base
 
 
 def _check_tasks(base: TrialConfig, faults: Faults) -> None:
@@ -121,14 +133,60 @@ def _check_data(base: TrialConfig) -> None:
         )
 
 
-def check_space(space: Space, base: TrialConfig) -> None:
-    """Draw designs from a space and build the configuration of each, the control's too.
+def check_space(space: Space, base: TrialConfig, shape: Shape) -> None:
+    """Refuse a space that draws a design which is degenerate or which the decoder cannot take.
 
     Raises:
-        ConfigError: If any cannot be built; each fault once.
+        ConfigError: With the faults of all drawn designs and of the control, each fault once.
     """
+    from trainables.designs import check_design
+    from trainables.tokenizer import check_instructions
+
     faults = Faults()
-    faults.during(lambda: overlay(base, CONTROL))
-    for drawn in _draws(space, base):
-        faults.during(lambda drawn=drawn: overlay(base, drawn))  # type: ignore[misc]
-    faults.refuse()
+
+    def check_each(check: Callable[[TrialConfig], None], drawn: Sequence[Overlay]) -> None:
+        for params in drawn:
+            faults.during(lambda params=params: check(overlay(base, params)))  # type: ignore[misc]
+        faults.refuse()
+
+    drawn = [CONTROL, *_draws(space, base, shape)]
+    check_each(lambda config: check_design(config, shape), drawn)
+    prefixed = [params for params in drawn if params.get("attention.mask") == "prefix"]
+    check_each(check_instructions, [{}, *prefixed[:1]])  # the one mask that looks at them
+    check_each(check_decoder, telling(drawn, BUILT))
+
+
+def telling(drawn: Sequence[Overlay], names: Sequence[str]) -> list[Overlay]:
+    """Return designs that show each value of the named parameters at least once.
+
+    >>> telling([{"mask": "causal"}, {"mask": "prefix"}, {"mask": "causal"}], ["mask"])
+    [{'mask': 'causal'}, {'mask': 'prefix'}]
+    """
+    seen: set[tuple[str, Any]] = set()
+    found = []
+    for params in drawn:
+        shown = {(name, params.get(name)) for name in names}
+        if shown - seen:
+            found.append(params)
+            seen |= shown
+    return found
+
+
+def check_decoder(config: TrialConfig) -> None:
+    """Build a design without memory for it and run it once.
+
+    Raises:
+        ConfigError: If the decoder cannot take it.
+    """
+    from trainables.cost import count_cost
+
+    try:
+        count_cost(config)
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever somebody else's model raises
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"backbone.model: expected a decoder that takes {label(config)}, "
+            f"got {config.backbone.model!r} ({type(error).__name__}: {reason})"
+        ) from error

@@ -13,6 +13,8 @@ from typing import Any
 from cluster.ledger import Assignment, Ending
 from trainables.identity import design_digest, digest
 
+COST = ("trainable_parameters", "head_parameters", "embedding_size", "flops_per_token")
+
 
 class ResultsTable:
     """An observer that writes the rows of a study."""
@@ -41,6 +43,7 @@ class ResultsTable:
 
     def _row(self, trial: Assignment, ending: Ending) -> dict[str, Any]:
         outcome = ending.outcome or {}
+        cost = outcome.get("cost", {})
         last = ending.curve[-1] if ending.curve else {"step": 0, "seconds": 0.0}
         return {
             "study": self._study,
@@ -56,7 +59,7 @@ class ResultsTable:
             "steps": int(last["step"]),
             "total_steps": trial.config.training.steps,
             "seconds": outcome.get("seconds", last["seconds"]),
-            "trainable_parameters": outcome.get("trainable_parameters"),
+            **{name: cost.get(name) for name in COST},
             "params": trial.params,
             "scores": outcome.get("scores", {}),
             "categories": outcome.get("categories", {}),

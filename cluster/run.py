@@ -18,15 +18,17 @@ from cluster.progress import Console
 from cluster.results import ResultsTable, read_rows
 from cluster.settings import StudyConfig, to_plain, write_once
 from cluster.tracking import Tracker
-from search_spaces.ablations import CONTROL, SPACES
+from search_spaces.drawing import CONTROL
+from search_spaces.literature import CONTROL_PRESET
+from search_spaces.spaces import SPACES
 from trainables.config import (
     EMBEDDED_MODEL,
     EMBEDDED_TASKS,
     EMBEDDED_TRAIN_DATA,
     ConfigError,
     TrialConfig,
-    overlay,
 )
+from trainables.overlay import overlay
 
 Log = Callable[[str], None]
 
@@ -106,11 +108,13 @@ class _Acts:
 
     def search(self) -> None:
         """Let Optuna propose designs of the space; the control comes first."""
+        from trainables import designs
+
         config, base = self._config, self._config.base
-        space = SPACES[config.space]
+        space, shape = SPACES[config.space], designs.shape(base.backbone)
 
         def propose(trial: optuna.Trial) -> Proposal:
-            params = space(trial, base)
+            params = space(trial, base, shape)
             if trial.user_attrs.get("control"):  # whatever the space leaves to the base
                 params = dict(CONTROL)
             design = overlay(base, params)
@@ -126,7 +130,8 @@ class _Acts:
             pruner=pruner(),
         )
         if not study.get_trials(deepcopy=False):
-            study.enqueue_trial(CONTROL, user_attrs={"control": True})
+            queued = CONTROL | {"preset": CONTROL_PRESET}
+            study.enqueue_trial(queued, user_attrs={"control": True})
         self._run("search", study, propose, config.num_trials)
 
     def confirm(self) -> bool:

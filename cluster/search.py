@@ -21,7 +21,9 @@ EXAMPLES = """examples:
   python -m cluster.search
       the embedded model and data, both ablations at once, into outputs/embedded
   python -m cluster.search --study masks --space attention --trials 12
-      ablation 1 alone, every design of it
+      ablation 1 alone: masks, key/value heads, adaptation, attention in the pooling head
+  python -m cluster.search --study papers --space literature --set instructions.query="Answer: "
+      the designs of the literature by name, those that need an instruction too
   python -m cluster.search --study mine --model Qwen/Qwen2-0.5B --layers all \\
       --train-data pairs.jsonl --tasks STSBenchmark NFCorpus --set training.steps=1000
       your own model, data (columns query, positive, negatives) and official MTEB tasks
@@ -40,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     )
     study = made.add_argument_group("the study (a study keeps these settings)")
     study.add_argument("--study", default="embedded", help="its name (default: embedded)")
-    study.add_argument("--space", help="attention, pooling or joint (default: joint)")
+    study.add_argument("--space", help="attention, pooling, joint or literature (default: joint)")
     study.add_argument("--trials", metavar="N", help="designs to try (default: 10)")
     study.add_argument("--finalists", metavar="N", help="designs to confirm (default: 2)")
     study.add_argument("--seeds", metavar="N", help="fresh seeds of each (default: 3)")

@@ -9,14 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from search_spaces.ablations import SPACES
-from trainables.config import (
-    ConfigError,
-    TrialConfig,
-    as_dict,
-    flatten,
-)
+from search_spaces.spaces import SPACES
+from trainables.config import ConfigError, TrialConfig
 from trainables.faults import check, whole
+from trainables.overlay import as_dict, flatten
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 

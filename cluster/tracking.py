@@ -15,8 +15,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
 from cluster.ledger import Assignment, Ending
-from trainables.config import as_dict, flatten
 from trainables.identity import design_digest, digest, used
+from trainables.overlay import as_dict, flatten
 
 EXPERIMENT = "poolsearch"
 KIND = "custom_model_development"  # the UI then opens on runs, not on traces of prompts
@@ -82,8 +82,9 @@ class Tracker:
         }
         if ending.score is not None:
             values["mean_score"] = ending.score
-        if outcome:
-            values["trainable_parameters"] = outcome["trainable_parameters"]
+        values |= outcome.get("cost", {})
+        warmup = outcome.get("adaptation", {})
+        values |= {f"adaptation.{name}": value for name, value in warmup.items()}
         tags = {"status": ending.status, "reason": ending.reason or ""}
         self._client.log_batch(
             run,

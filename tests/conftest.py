@@ -5,12 +5,18 @@ It imports neither deepspeed, ray nor mteb, so that the GPU tests run on a machi
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import json
 from pathlib import Path
 
 import pytest
 import torch
+from jaxtyping import install_import_hook
+
+# Shapes are checked wherever tensors go in and out; before anything imports these modules.
+if importlib.util.find_spec("beartype"):  # a machine that only has a GPU may do without
+    install_import_hook(["trainables.model", "trainables.objective"], "beartype.beartype")
 
 ANIMALS = ("cat", "dog", "heron", "otter", "badger")
 PLACES = ("river", "forest", "harbour", "meadow", "quarry", "station")

@@ -1,4 +1,4 @@
-"""What one trial is: frozen, checked dataclasses and a strict overlay.
+"""What one trial is: frozen, checked dataclasses.
 
 This module imports neither torch nor transformers, so that programs start at once and a space can
 be checked anywhere.
@@ -6,28 +6,40 @@ be checked anywhere.
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
+from trainables import layers
+from trainables.catalogue import designs
 from trainables.faults import ConfigError as ConfigError
-from trainables.faults import check, distinct_texts, number, one_of, some_text, whole
+from trainables.faults import (
+    check,
+    distinct_sizes,
+    distinct_texts,
+    multiple,
+    number,
+    one_of,
+    some_text,
+    text,
+    true_or_false,
+    whole,
+    whole_or_none,
+)
 
-Mask = Literal["causal", "bidirectional"]
-TokenScope = Literal["last_token", "mean"]
-Head = Literal["none", "cross_attention"]
+KeyValueHeads = Literal["native", "multi_head", "multi_query"]
+Adaptation = Literal["none", "mntp"]
+TokenScope = Literal["last_token", "mean", "weighted_mean", "all_tokens"]
+FreeWidth = Literal["hidden_size", "head_size", "ffn_size"]
 Precision = Literal["bf16", "fp32"]
 Split = Literal["choosing", "confirming"]
 ZeroStage = Literal[0, 1, 2, 3]
+AttentionImplementation = Literal["sdpa", "eager", "flash_attention_2"]
 
 EMBEDDED_MODEL = "smollm2-135m"
 EMBEDDED_TRAIN_DATA = "boolq"
 EMBEDDED_TASKS = ("Lee50STS", "BoolQRetrieval", "TRECClassification", "NewsgroupSetsClustering")
-
-ConfigT = TypeVar("ConfigT")
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+FFN_RATIO = 4  # of a head's ffn_size over its hidden_size, where no ffn_size is given
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,70 +51,118 @@ class BackboneConfig:
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        layers = self.num_layers
         check(
             {
                 "model": some_text(self.model),
-                "num_layers": None if layers is None else whole(layers, at_least=1),
+                "num_layers": whole_or_none(self.num_layers, at_least=1),
             }
         )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class AttentionConfig:
-    """Which token sees which inside the backbone."""
+class InstructionConfig:
+    """What is written before a text, by the part that the text plays; nothing by default."""
 
-    mask: Mask = "causal"
+    query: str = ""
+    document: str = ""
+    other: str = ""  # texts of symmetric tasks: similarity, classification, clustering
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        check({"mask": one_of(self.mask, Mask)})
+        check({name: text(getattr(self, name)) for name in ("query", "document", "other")})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttentionConfig:
+    """Which token sees which inside the backbone, and with which heads.
+
+    A mask reads only some of the sizes; `trainables/model/masks/` has one file for each mask.
+    """
+
+    mask: str = "causal"
+    key_value_heads: KeyValueHeads = "native"
+    bidirectional_layers: int = 2  # last_k_bidirectional: the last layers without a causal mask
+    window: int = 16  # sliding_window: tokens seen on either side
+    transition: float = 0.5  # gradual: share of the training after which it is bidirectional
+    num_latents: int = 8  # latent_readout: learned vectors behind the text
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        counts = ("bidirectional_layers", "window", "num_latents")
+        faults = {name: whole(getattr(self, name), at_least=1) for name in counts}
+        faults |= {
+            "mask": one_of(self.mask, designs("masks")),
+            "key_value_heads": one_of(self.key_value_heads, KeyValueHeads),
+            "transition": number(self.transition, above=0, at_most=1),
+        }
+        check(faults)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AdaptationConfig:
+    """What gets the backbone used to its attention before the contrastive training.
+
+    `mntp` is masked next-token prediction (BehnamGhader et al., arXiv 2404.05961, section 2.1):
+    some tokens are hidden and predicted from the state of the position before them.
+    """
+
+    kind: Adaptation = "none"
+    steps: int = 16
+    batch_size: int = 16  # passages per step over all workers
+    learning_rate: float = 1e-3
+    masked_share: float = 0.2  # of the tokens
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        check(
+            {
+                "kind": one_of(self.kind, Adaptation),
+                "steps": whole(self.steps, at_least=1),
+                "batch_size": whole(self.batch_size, at_least=2),
+                "learning_rate": number(self.learning_rate, above=0),
+                "masked_share": number(self.masked_share, above=0, at_most=1),
+            }
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PoolingConfig:
     """How the backbone's hidden states become one vector.
 
-    `token_scope` turns each layer that is read into one vector per text. Without a head the last
-    layer's vector is the embedding. The head `cross_attention` lets learned latents attend over
-    the vectors of the last `num_layers` layers.
+    `layers` says which hidden states are read: "last", "last_4", "first_third", "middle_third",
+    "last_third", "every_2", "all", or numbers such as "2,4,6". `token_scope` turns each into one
+    vector per text, or leaves all tokens to the head. The head makes one vector of them; it reads
+    only some of the sizes, and `trainables/model/heads/` has one file for each head.
     """
 
     token_scope: TokenScope = "last_token"
-    head: Head = "none"
-    num_layers: int = 1  # hidden states that are read, counted from the last layer
-    hidden_size: int = 256  # width of latents, of attention and of the embedding
+    include_instruction: bool = True  # whether the instruction's tokens are read
+    layers: str = "last"
+    head: str = "none"
+    hidden_size: int | None = 256  # width of the head and of its vector; None: the backbone's
     num_heads: int = 4
+    head_size: int = 64  # width of each head
     num_latents: int = 16
-    ffn_size: int = 512  # inner width of the GEGLU block
+    ffn_size: int | None = 512  # inner width of the GEGLU block; None: four times hidden_size
+    output_size: int | None = None  # width of a last linear projection; None: no projection
+    truncate_to: int | None = None  # first dimensions that are kept; None: all
+    match_parameters: int | None = None  # trainable parameters that the free width is solved for
+    free_width: FreeWidth = "ffn_size"
 
     def __post_init__(self) -> None:
-        """Check the fields and refuse degenerate designs."""
-        counts = ("num_layers", "hidden_size", "num_heads", "num_latents", "ffn_size")
+        """Check the fields."""
+        counts = ("num_heads", "head_size", "num_latents")
+        optional = ("hidden_size", "ffn_size", "output_size", "truncate_to", "match_parameters")
         faults = {name: whole(getattr(self, name), at_least=1) for name in counts}
+        faults |= {name: whole_or_none(getattr(self, name), at_least=1) for name in optional}
         faults |= {
             "token_scope": one_of(self.token_scope, TokenScope),
-            "head": one_of(self.head, Head),
+            "include_instruction": true_or_false(self.include_instruction),
+            "layers": layers.fault(self.layers),
+            "head": one_of(self.head, designs("heads")),
+            "free_width": one_of(self.free_width, FreeWidth),
         }
         check(faults)
-        check({"num_layers": self._degenerate(), "num_heads": self._indivisible()})
-
-    def _degenerate(self) -> str | None:
-        if self.head == "none" and self.num_layers != 1:
-            return (
-                f"expected 1 without a head (only the last layer is read), got {self.num_layers}"
-            )
-        if self.head == "cross_attention" and self.num_layers == 1:
-            return (
-                "expected at least 2 with head 'cross_attention', got 1: over one key the softmax "
-                "is constant and no query would get a gradient; read more layers"
-            )
-        return None
-
-    def _indivisible(self) -> str | None:
-        if self.head != "none" and self.hidden_size % self.num_heads:
-            return f"expected a divisor of hidden_size {self.hidden_size}, got {self.num_heads}"
-        return None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,26 +172,15 @@ class LoraConfig:
     rank: int = 16
     alpha: float = 32.0
     dropout: float = 0.0  # the paper has 0.1, which costs a fifth of a step on a CPU
-    targets: tuple[str, ...] = (
-        "q_proj",
-        "k_proj",
-        "v_proj",
-        "o_proj",
-        "gate_proj",
-        "up_proj",
-        "down_proj",
-    )
+    targets: tuple[str, ...] = PROJECTIONS
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        in_range = isinstance(self.dropout, int | float) and 0 <= self.dropout < 1
         check(
             {
                 "rank": whole(self.rank, at_least=1),
                 "alpha": number(self.alpha, above=0),
-                "dropout": None
-                if in_range
-                else f"expected a number in [0, 1), got {self.dropout!r}",
+                "dropout": number(self.dropout, at_least=0, below=1),
                 "targets": distinct_texts(self.targets),
             }
         )
@@ -141,9 +190,7 @@ class LoraConfig:
 class TrainingConfig:
     """Contrastive fine-tuning: InfoNCE with in-batch and hard negatives."""
 
-    data: str = (
-        EMBEDDED_TRAIN_DATA  # embedded name, JSONL/parquet file, `datasets` folder, or hub id
-    )
+    data: str = EMBEDDED_TRAIN_DATA  # or a JSONL/parquet file, `datasets` folder, hub id
     steps: int = 16  # optimiser steps; 0 leaves the model untrained
     batch_size: int = 16  # queries per step over all workers
     num_hard_negatives: int = 1  # per query
@@ -156,6 +203,8 @@ class TrainingConfig:
     max_query_tokens: int = 32
     max_passage_tokens: int = 48
     report_every: int = 8  # steps between reports; weak trials stop at reports
+    matryoshka: tuple[int, ...] = ()  # leading sizes that are trained too (arXiv 2205.13147)
+    gradient_checkpointing: bool = False  # recompute activations in the backward pass
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -174,6 +223,8 @@ class TrainingConfig:
                 "max_query_tokens": whole(self.max_query_tokens, at_least=2),
                 "max_passage_tokens": whole(self.max_passage_tokens, at_least=2),
                 "report_every": whole(self.report_every, at_least=1),
+                "matryoshka": distinct_sizes(self.matryoshka),
+                "gradient_checkpointing": true_or_false(self.gradient_checkpointing),
             }
         )
 
@@ -185,6 +236,7 @@ class EngineConfig:
     zero_stage: ZeroStage = 2
     precision: Precision = "bf16"
     num_workers: int = 1
+    attn_implementation: AttentionImplementation = "sdpa"  # transformers' name
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -193,6 +245,7 @@ class EngineConfig:
                 "zero_stage": one_of(self.zero_stage, ZeroStage),
                 "precision": one_of(self.precision, Precision),
                 "num_workers": whole(self.num_workers, at_least=1),
+                "attn_implementation": one_of(self.attn_implementation, AttentionImplementation),
             }
         )
 
@@ -223,7 +276,9 @@ class TrialConfig:
     """One design, its training and its evaluation: everything that decides a trial's numbers."""
 
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    instructions: InstructionConfig = field(default_factory=InstructionConfig)
     attention: AttentionConfig = field(default_factory=AttentionConfig)
+    adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)
     pooling: PoolingConfig = field(default_factory=PoolingConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -233,117 +288,9 @@ class TrialConfig:
 
     def __post_init__(self) -> None:
         """Check what concerns several parts at once."""
-        kept, read = self.backbone.num_layers, self.pooling.num_layers
-        batch, workers = self.training.batch_size, self.engine.num_workers
-        check(
-            {
-                "pooling.num_layers": None
-                if kept is None or read <= kept
-                else f"expected at most backbone.num_layers {kept}, got {read}",
-                "training.batch_size": None
-                if batch % workers == 0
-                else f"expected a multiple of engine.num_workers {workers}, got {batch}",
-                "seed": whole(self.seed, at_least=0),
-            }
-        )
-
-
-def as_dict(config: TrialConfig) -> dict[str, Any]:
-    """Return the configuration as nested plain values, as JSON has them.
-
-    >>> as_dict(TrialConfig())["attention"]
-    {'mask': 'causal'}
-    """
-    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
-    return plain
-
-
-def from_dict(values: Mapping[str, Any]) -> TrialConfig:
-    """Return the configuration that `as_dict` gave; missing fields take their defaults.
-
-    >>> from_dict(as_dict(TrialConfig(seed=3))) == TrialConfig(seed=3)
-    True
-    """
-    return overlay(TrialConfig(), flatten(values))
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested values under dotted names.
-
-    >>> flatten({"attention": {"mask": "causal"}, "seed": 1})
-    {'attention.mask': 'causal', 'seed': 1}
-    """
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
-
-
-def field_names(base: object, prefix: str = "") -> list[str]:
-    """Return the dotted names of all fields of a configuration, the deepest only."""
-    names: list[str] = []
-    for part in dataclasses.fields(base):  # type: ignore[arg-type]
-        value = getattr(base, part.name)
-        if dataclasses.is_dataclass(value):
-            names += field_names(value, f"{prefix}{part.name}.")
-        else:
-            names.append(prefix + part.name)
-    return names
-
-
-def overlay(base: ConfigT, values: Mapping[str, Any]) -> ConfigT:
-    """Return `base` with each dotted name in `values` replaced.
-
-    >>> overlay(TrialConfig(), {"pooling.token_scope": "mean"}).pooling.token_scope
-    'mean'
-
-    Raises:
-        ConfigError: With every name that is no field of `base` and every value out of range.
-    """
-    known = field_names(base)
-    faults: dict[str, str | None] = {
-        name: _unknown(name, known) for name in values if name not in known
-    }
-    config, found = _replaced(base, {n: v for n, v in values.items() if n in known}, "")
-    check(faults | found)
-    return config
-
-
-def _unknown(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1) or known
-    return f"not a parameter; did you mean {near[0]!r}?"
-
-
-def _replaced(
-    base: ConfigT, values: Mapping[str, Any], prefix: str
-) -> tuple[ConfigT, dict[str, str | None]]:
-    """Replace the parts first, then their owner, collecting the faults by whole name."""
-    changes: dict[str, Any] = {}
-    faults: dict[str, str | None] = {}
-    found: dict[str, str | None]
-    for part in dataclasses.fields(base):  # type: ignore[arg-type]
-        name, current = part.name, getattr(base, part.name)
-        if dataclasses.is_dataclass(current):
-            inner = {
-                k.removeprefix(f"{name}."): v
-                for k, v in values.items()
-                if k.startswith(f"{name}.")
-            }
-            if inner:
-                changes[name], found = _replaced(current, inner, f"{prefix}{name}.")
-                faults |= found
-        elif name in values:
-            changes[name] = tuple(values[name]) if isinstance(values[name], list) else values[name]
-    if not changes:
-        return base, faults
-    try:
-        return dataclasses.replace(base, **changes), faults  # type: ignore[type-var]
-    except ConfigError as error:
-        lines = (line.split(": ", 1) for line in str(error).splitlines())
-        found = {name: fault for name, fault in lines}
-        if faults:  # what concerns several parts was checked with values that nobody gave
-            found = {name: fault for name, fault in found.items() if "." not in name}
-        return base, {prefix + name: fault for name, fault in found.items()} | faults
+        trained = ["training"] + ["adaptation"] * (self.adaptation.kind != "none")
+        faults = {"pooling.layers": layers.fault(self.pooling.layers, self.backbone.num_layers)}
+        for part in trained:
+            batch, workers = getattr(self, part).batch_size, self.engine.num_workers
+            faults[f"{part}.batch_size"] = multiple(batch, "engine.num_workers", workers)
+        check(faults | {"seed": whole(self.seed, at_least=0)})

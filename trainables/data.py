@@ -80,7 +80,7 @@ def batch_at(data: TrainingData, step: int, *, batch_size: int, seed: int) -> li
     """
     num_rows = len(data.train)
     epoch, place = divmod(step, max(num_rows // batch_size, 1))
-    order = _permutation(num_rows, seed, epoch)
+    order = permutation(num_rows, seed, epoch)
     start = place * batch_size
     batch: list[Triple] = []
     seen: set[str] = set()
@@ -99,7 +99,8 @@ def batch_at(data: TrainingData, step: int, *, batch_size: int, seed: int) -> li
 
 # Cached, since it is pure: a step then costs microseconds with any number of rows.
 @functools.lru_cache(maxsize=2)
-def _permutation(num_rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
+def permutation(num_rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """Return the order of an epoch's rows."""
     return np.random.default_rng([seed, epoch]).permutation(num_rows)
 
 

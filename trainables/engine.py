@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
+import math
 import os
 import shutil
 import warnings
@@ -10,18 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 from torch import distributed as dist
-from torch import nn
 from torch.nn import functional
 from transformers import get_linear_schedule_with_warmup
 
-from trainables.config import EngineConfig, TrainingConfig, TrialConfig
+from trainables.config import EngineConfig, TrainingConfig
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it found no GPU
 _LINEAR = functional.linear  # as torch has it, before DeepSpeed is imported
 LATEST = "latest"  # DeepSpeed's own name for the file that points at the newest checkpoint
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on."""
 
 
 def device() -> torch.device:
@@ -64,26 +70,54 @@ def deepspeed_settings(engine: EngineConfig, training: TrainingConfig) -> dict[s
     }
 
 
-def initialize(model: nn.Module, config: TrialConfig) -> Any:
+def initialize(model: nn.Module, settings: EngineConfig, training: TrainingConfig) -> Any:
     """Return DeepSpeed's engine around `model` with AdamW and a linear schedule with warm-up."""
     import deepspeed
 
-    training = config.training
-    head = [p for p in model.get_submodule("pooling").parameters() if p.requires_grad]
-    lora = [p for p in model.get_submodule("backbone").parameters() if p.requires_grad]
-    groups: list[dict[str, Any]] = [{"params": lora, "lr": training.learning_rate}]
-    if head:
-        groups.append({"params": head, "lr": training.head_learning_rate})
+    groups = parameter_groups(model, training)
     optimizer = torch.optim.AdamW(groups, weight_decay=training.weight_decay)
     schedule = get_linear_schedule_with_warmup(optimizer, training.warmup_steps, training.steps)
     engine, *_ = deepspeed.initialize(
         model=model,
         optimizer=optimizer,
         lr_scheduler=schedule,
-        config=deepspeed_settings(config.engine, training),
+        config=deepspeed_settings(settings, training),
         dist_init_required=False,
     )
     return engine
+
+
+def parameter_groups(model: nn.Module, training: TrainingConfig) -> list[dict[str, Any]]:
+    """Return the trained parameters: LoRA, and what starts from nothing, under its own rate."""
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    lora = [p for name, p in named if "lora_" in name]
+    new = [p for name, p in named if "lora_" not in name]
+    groups = [
+        {"params": lora, "lr": training.learning_rate},
+        {"params": new, "lr": training.head_learning_rate},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def sum_over_workers(value: Tensor) -> Tensor:
+    """Return the sum of a number over all workers, without a gradient."""
+    total = value.detach().clone()
+    dist.all_reduce(total)
+    return total
+
+
+def take_step(engine: Any, loss: Tensor, name: str) -> float:
+    """Take the optimiser step `name` on the workers' mean loss, and return that.
+
+    Raises:
+        TrainingError: If the loss is not finite; every worker raises it.
+    """
+    value = sum_over_workers(loss).item() / dist.get_world_size()
+    if not math.isfinite(value):
+        raise TrainingError(f"loss: expected a finite number, got {value} at {name}")
+    engine.backward(loss)
+    engine.step()
+    return value
 
 
 def save_checkpoint(engine: Any, folder: Path, step: int, state: dict[str, Any]) -> None:
@@ -141,15 +175,34 @@ def release(engine: Any) -> None:
     functional.linear = _LINEAR
 
 
-def save_weights(model: nn.Module, file: Path) -> None:
-    """Write the trainable weights as one safetensors file; every rank must call this."""
+def free_memory() -> None:
+    """Give back the memory of what was let go; an engine and its model refer to each other."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def save_weights(model: nn.Module, file: Path, notes: dict[str, str] | None = None) -> None:
+    """Write the trainable weights, whole, as one safetensors file with `notes` as its metadata.
+
+    Every worker must call this; when it returns the file is there for all of them.
+    """
     import deepspeed
 
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     with deepspeed.zero.GatheredParameters([p for _, p in named]):
         if dist.get_rank() == 0:
             file.parent.mkdir(parents=True, exist_ok=True)
-            save_file({name: p.detach().cpu().contiguous() for name, p in named}, file)
+            partial = file.with_suffix(".partial")
+            save_file({name: p.detach().cpu().contiguous() for name, p in named}, partial, notes)
+            partial.replace(file)
+    dist.barrier()
+
+
+def load_weights(model: nn.Module, file: Path) -> None:
+    """Put what `save_weights` wrote into a model that is in no engine yet."""
+    unknown = model.load_state_dict(load_file(file), strict=False).unexpected_keys
+    assert not unknown, unknown
 
 
 def quiet_deepspeed() -> None:

@@ -19,8 +19,8 @@ def check(faults: Mapping[str, str | None]) -> None:
 
 
 def one_of(value: object, choices: object) -> str | None:
-    """Return the fault if `value` is none of a `Literal`'s values, with the nearest as remedy."""
-    allowed = get_args(choices)
+    """Return the fault if `value` is none of a `Literal`'s or tuple's values, with the nearest."""
+    allowed = choices if isinstance(choices, tuple) else get_args(choices)
     if any(value == choice and type(value) is type(choice) for choice in allowed):
         return None
     near = difflib.get_close_matches(str(value), [str(choice) for choice in allowed], n=1)
@@ -35,8 +35,23 @@ def whole(value: object, *, at_least: int) -> str | None:
     return None if value >= at_least else f"expected at least {at_least}, got {value}"
 
 
+def whole_or_none(value: object, *, at_least: int) -> str | None:
+    """Return the fault if `value` is neither None nor a whole number of at least `at_least`."""
+    return None if value is None else whole(value, at_least=at_least)
+
+
+def multiple(value: int, name: str, factor: int) -> str | None:
+    """Return the fault if `value` cannot be shared equally by `factor`, the field `name`."""
+    return f"expected a multiple of {name} {factor}, got {value}" if value % factor else None
+
+
 def number(
-    value: object, *, above: float | None = None, at_least: float | None = None
+    value: object,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
 ) -> str | None:
     """Return the fault if `value` is not a finite number within the bound."""
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -47,7 +62,21 @@ def number(
         return f"expected more than {above:g}, got {value:g}"
     if at_least is not None and value < at_least:
         return f"expected at least {at_least:g}, got {value:g}"
+    if at_most is not None and value > at_most:
+        return f"expected at most {at_most:g}, got {value:g}"
+    if below is not None and value >= below:
+        return f"expected less than {below:g}, got {value:g}"
     return None
+
+
+def true_or_false(value: object) -> str | None:
+    """Return the fault if `value` is not a truth value."""
+    return None if isinstance(value, bool) else f"expected true or false, got {value!r}"
+
+
+def text(value: object) -> str | None:
+    """Return the fault if `value` is not a text; an empty one is fine."""
+    return None if isinstance(value, str) else f"expected a text, got {value!r}"
 
 
 def some_text(value: object) -> str | None:
@@ -57,10 +86,17 @@ def some_text(value: object) -> str | None:
 
 
 def distinct_texts(value: object) -> str | None:
-    """Return the fault if `value` is not a tuple of different texts, at least one."""
-    if not isinstance(value, tuple) or not all(isinstance(text, str) for text in value):
+    """Return the fault if `value` is not a tuple of different texts, at least one, none empty."""
+    if not isinstance(value, tuple) or any(some_text(text) for text in value):
         return f"expected a list of names, got {value!r}"
     if not value:
         return "expected at least one name, got none"
     repeated = sorted({text for text in value if value.count(text) > 1})
     return f"expected each name once, got {', '.join(repeated)} again" if repeated else None
+
+
+def distinct_sizes(value: object) -> str | None:
+    """Return the fault if `value` is not a tuple of different whole numbers of at least 1."""
+    good = isinstance(value, tuple) and not any(whole(size, at_least=1) for size in value)
+    good = good and len(set(value)) == len(value)  # type: ignore[arg-type, call-overload]
+    return None if good else f"expected a list of different whole numbers, got {value!r}"

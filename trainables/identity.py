@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
 
-from trainables.config import TrialConfig, as_dict, flatten
+from trainables import layers
+from trainables.catalogue import SIZES, design
+from trainables.config import FFN_RATIO, AdaptationConfig, TrialConfig
+from trainables.overlay import as_dict, flatten
 
-WITHOUT_HEAD = ("pooling.token_scope", "pooling.head")  # all that is read of the pooling then
+DESIGN = ("backbone.", "instructions.", "attention.", "adaptation.", "pooling.")
+WORDS = {"hidden_size": "width", "num_heads": "heads", "num_latents": "latents"}
 
 
 def used(config: TrialConfig) -> dict[str, Any]:
@@ -18,43 +23,100 @@ def used(config: TrialConfig) -> dict[str, Any]:
     >>> "pooling.num_latents" in used(TrialConfig())
     False
     """
-    flat = flatten(as_dict(config))
-    if config.pooling.head != "none":
-        return flat
-    return {n: v for n, v in flat.items() if not n.startswith("pooling.") or n in WITHOUT_HEAD}
+    unread = _unread(config)
+    return {n: v for n, v in flatten(as_dict(config)).items() if n not in unread}
+
+
+def _unread(config: TrialConfig) -> set[str]:
+    mask, head = design("masks", config.attention.mask), design("heads", config.pooling.head)
+    unread = {f"attention.{n}" for n in SIZES["masks"] if n not in getattr(mask, "READS", ())}
+    unread |= {f"pooling.{n}" for n in SIZES["heads"] if n not in getattr(head, "READS", ())}
+    solved = config.pooling.match_parameters is not None
+    unread.add(f"pooling.{config.pooling.free_width}" if solved else "pooling.free_width")
+    if config.adaptation.kind == "none":
+        names = {part.name for part in dataclasses.fields(AdaptationConfig)} - {"kind"}
+        unread |= {f"adaptation.{name}" for name in names}
+    return unread
 
 
 def digest(config: TrialConfig) -> str:
     """Return a trial's identity without its seed, from the canonical JSON's SHA-256."""
-    return _hash({name: value for name, value in used(config).items() if name != "seed"})
+    return _hash({name: value for name, value in _canonical(config).items() if name != "seed"})
 
 
 def design_digest(config: TrialConfig) -> str:
-    """Return the identity of the design: backbone, attention, pooling, but no training."""
-    parts = ("backbone.", "attention.", "pooling.")
-    return _hash({name: v for name, v in used(config).items() if name.startswith(parts)})
+    """Return the identity of what is trained: all that makes an embedding, but no training."""
+    return _hash({name: v for name, v in _canonical(config).items() if name.startswith(DESIGN)})
+
+
+def _canonical(config: TrialConfig) -> dict[str, Any]:
+    """Return what is read, with one spelling for equal values.
+
+    A `hidden_size` of None is not the same as the backbone's width, which is not known here.
+    """
+    values = used(config)
+    values["pooling.layers"] = layers.canonical(config.pooling.layers, config.backbone.num_layers)
+    hidden = values.get("pooling.hidden_size")
+    if values.get("pooling.ffn_size", 0) is None and hidden is not None:
+        values["pooling.ffn_size"] = FFN_RATIO * hidden
+    return {name: _plain(value) for name, value in values.items()}
+
+
+def _plain(value: Any) -> Any:
+    """Return 32 for 32.0, which are one value."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _hash(values: Mapping[str, Any]) -> str:
-    equal = {  # 32 and 32.0 are one value
-        name: int(value) if isinstance(value, float) and value.is_integer() else value
-        for name, value in values.items()
-    }
-    canonical = json.dumps(equal, sort_keys=True, separators=(",", ":"))
+    canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
 def label(config: TrialConfig) -> str:
-    """Return the design in words that a person can tell apart.
+    """Return the design in words that tell it from others of its backbone and instructions.
 
     >>> label(TrialConfig())
     'causal, last_token, none'
     """
-    pooling = config.pooling
-    head: str = pooling.head
-    if head != "none":
-        head = (
-            f"{head}({pooling.num_layers} layers, width {pooling.hidden_size}, "
-            f"heads {pooling.num_heads}, latents {pooling.num_latents})"
-        )
-    return f"{config.attention.mask}, {pooling.token_scope}, {head}"
+    values = _canonical(config)
+    heads = values["attention.key_value_heads"]
+    parts = [
+        _sized(values, "attention.mask", SIZES["masks"]),
+        "" if heads == "native" else heads,
+        _adaptation(values),
+        _read_out(values),
+        _sized(
+            values,
+            "pooling.head",
+            (*SIZES["heads"], "output_size", "truncate_to", "match_parameters", "free_width"),
+        ),
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def _sized(values: Mapping[str, Any], name: str, sizes: tuple[str, ...]) -> str:
+    """Return the value of a field with those sizes beside it that are read and given.
+
+    >>> _sized({"attention.mask": "prefix", "attention.window": 8}, "attention.mask", ("window",))
+    'prefix(window 8)'
+    """
+    part = name.partition(".")[0]
+    given = {size: values.get(f"{part}.{size}") for size in sizes}
+    words = [f"{WORDS.get(n, n)} {value}" for n, value in given.items() if value is not None]
+    return str(values[name]) + (f"({', '.join(words)})" if words else "")
+
+
+def _adaptation(values: Mapping[str, Any]) -> str:
+    """Return the adaptation with the settings that are not the usual ones; nothing for none."""
+    if values["adaptation.kind"] == "none":
+        return ""
+    usual = dataclasses.asdict(AdaptationConfig())
+    changed = tuple(n for n, v in usual.items() if n != "kind" and values[f"adaptation.{n}"] != v)
+    return _sized(values, "adaptation.kind", changed)
+
+
+def _read_out(values: Mapping[str, Any]) -> str:
+    words = [values["pooling.token_scope"]]
+    words += [] if values["pooling.include_instruction"] else ["without instruction"]
+    read = values["pooling.layers"]
+    return " ".join(words + ([] if read == "last" else [f"layers {read}"]))

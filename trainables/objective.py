@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -40,3 +42,19 @@ def info_nce(
     scores = queries.float() @ candidates.T / temperature
     labels = rank * len(queries) + torch.arange(len(queries), device=queries.device)
     return functional.cross_entropy(scores, labels)
+
+
+def matryoshka(
+    loss: Callable[..., Float[Tensor, ""]],
+    sizes: Sequence[int],
+    vectors: Sequence[Float[Tensor, "_ width"]],
+) -> Float[Tensor, ""]:
+    """Return the mean of a loss over whole embeddings and over their first dimensions.
+
+    `sizes` are the leading numbers of dimensions that are to be good embeddings by themselves
+    (Kusupati et al., arXiv 2205.13147, equation 1); without any this is the loss as it stands.
+    """
+    losses = [loss(*vectors)]
+    for size in sizes:
+        losses.append(loss(*(functional.normalize(part[:, :size], dim=-1) for part in vectors)))
+    return torch.stack(losses).mean()

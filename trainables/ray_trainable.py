@@ -20,7 +20,7 @@ from ray import tune
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from trainables.config import from_dict
+from trainables.overlay import from_dict
 
 if TYPE_CHECKING:
     from trainables.trial import Outcome, Report
@@ -100,9 +100,7 @@ class TrialGroup(tune.Trainable):
         except ray.exceptions.RayTaskError as error:
             self._kill_workers()  # the others may wait for the failed one in a collective
             return {"kind": "Failure", "event": json.dumps(_reason(error)), "done": True}
-        kind, event = events[0]  # the ranks' reports differ in nothing but their part of the loss
-        if kind == "Report":
-            event["loss"] = sum(fields["loss"] for _, fields in events) / len(events)
+        kind, event = events[0]  # the ranks' events differ in nothing but seconds
         return {"kind": kind, "event": json.dumps(event), "done": kind == "Outcome"}
 
     def cleanup(self) -> None:

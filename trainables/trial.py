@@ -7,13 +7,13 @@ trial lives inside the generator, so a closed one leaves nothing behind.
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import importlib.metadata
-import math
+import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +21,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from trainables import data, engine, evaluation, probes
-from trainables.backbone import Embedder, Tokenizer, build, trainable_parameters
+from trainables import adaptation, data, engine, evaluation, probes
+from trainables.build import build
 from trainables.config import TrialConfig
+from trainables.cost import count_cost
+from trainables.engine import TrainingError as TrainingError
 from trainables.identity import digest
-from trainables.objective import info_nce
+from trainables.model.embedder import Embedder
+from trainables.objective import info_nce, matryoshka
+from trainables.overlay import as_dict
+from trainables.tokenizer import Tokenizer
 
 PACKAGES = ("torch", "transformers", "peft", "deepspeed", "mteb")
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,7 @@ class Report:
     step: int
     loss: float  # mean since the last report
     quick_score: float  # nDCG@10 on held-out training pairs
-    seconds: float  # of training, over all attempts
+    seconds: float  # of training and adaptation, over all attempts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +61,9 @@ class Outcome:
     categories: dict[str, str]
     failures: dict[str, str]  # tasks that could not be scored, with the reason
     items: str  # parquet file of the values behind the scores
-    trainable_parameters: int
-    seconds: float
+    cost: dict[str, float]  # fields of `trainables.cost.Cost`
+    adaptation: dict[str, float]  # fields of `trainables.adaptation.Adapted`; empty without one
+    seconds: float  # of training and adaptation, over all attempts
     versions: dict[str, str]
 
 
@@ -78,18 +80,16 @@ class _Progress:
 def run(config: TrialConfig, session: Session) -> Iterator[Report | Outcome]:
     """Train and score one design; every worker of the trial runs this with its own rank.
 
-    A checkpoint in the session's folder is continued, and its reports are yielded again.
+    A checkpoint in the session's folder is continued, and its reports are yielded again. The
+    folder ends up with the configuration, the trained weights, the items and the outcome.
 
     Raises:
+        ConfigError: If the model or the data cannot take the design.
         ProbeError: If the built model does not do what the design says.
         TrainingError: If the loss is not finite.
     """
     engine.quiet_deepspeed()
-    torch.manual_seed(_seed(config))
-    embedder = build(config).to(engine.device())
-    probes.check_design(embedder, config.attention.mask)
-    torch.manual_seed(_seed(config) + 1 + session.rank)  # dropout differs between workers
-    trainer = _Trainer(config, session, embedder)
+    trainer = _Trainer(config, session)
     try:
         yield from trainer.train()
         yield trainer.score()
@@ -100,16 +100,38 @@ def run(config: TrialConfig, session: Session) -> Iterator[Report | Outcome]:
 class _Trainer:
     """The state of one trial on one worker."""
 
-    def __init__(self, config: TrialConfig, session: Session, embedder: Embedder) -> None:
+    def __init__(self, config: TrialConfig, session: Session) -> None:
         self.config = config
         self.session = session
+        self._write("config.json", as_dict(config))
+        self.cost = count_cost(config)
         self.tokenizer = Tokenizer(config.backbone.model)
         self.data = data.load_triples(
             config.training.data, num_hard_negatives=config.training.num_hard_negatives
         )
-        self.num_parameters = trainable_parameters(embedder)
-        self.engine = engine.initialize(embedder, config)
-        self.progress = _Progress()
+        self.adapted = self._warm_up()
+        self.progress = _Progress(seconds=self.adapted.seconds if self.adapted else 0.0)
+        self.engine = engine.initialize(self._build(), config.engine, config.training)
+
+    def _warm_up(self) -> adaptation.Adapted | None:
+        """Warm the backbone up, if the design asks for it."""
+        if self.config.adaptation.kind == "none":
+            return None
+        rank, folder = self.session.rank, self.session.folder
+        return adaptation.warm_up(
+            self.config, self.data, rank=rank, folder=folder, seed=_seed(self.config)
+        )
+
+    def _build(self) -> Embedder:
+        """Return the embedder as it starts: new but for what a warm-up has trained."""
+        torch.manual_seed(_seed(self.config))
+        embedder = build(self.config)
+        if self.adapted:
+            engine.load_weights(embedder, self.session.folder / adaptation.WEIGHTS)
+        embedder.to(engine.device())
+        probes.check_design(embedder)
+        torch.manual_seed(_seed(self.config) + 1 + self.session.rank)  # workers' dropout differs
+        return embedder
 
     def train(self) -> Iterator[Report]:
         """Yield the reports of the steps that are left, after those of a checkpoint."""
@@ -133,37 +155,42 @@ class _Trainer:
             yield report
 
     def _train_step(self, step: int) -> float:
-        """Take one optimiser step on this worker's part of the global batch; return its loss."""
+        """Take one optimiser step on this worker's part of the global batch; return the loss."""
         training, rank = self.config.training, self.session.rank
         batch = data.batch_at(
             self.data, step, batch_size=training.batch_size, seed=self.config.seed
         )
         share = training.batch_size // self.config.engine.num_workers
         mine = batch[rank * share : (rank + 1) * share]
-        negatives = [text for triple in mine for text in triple.negatives]
         self.engine.train()
-        queries = self._embed([triple.query for triple in mine], training.max_query_tokens)
-        passages = self._embed(
-            [triple.positive for triple in mine] + negatives, training.max_passage_tokens
+        self._set_progress(step)
+        passages = [triple.positive for triple in mine]
+        passages += [text for triple in mine for text in triple.negatives]
+        queries = [triple.query for triple in mine]
+        loss = self._loss(
+            self._embed(queries, "query", training.max_query_tokens),
+            self._embed(passages, "document", training.max_passage_tokens),
         )
-        loss = info_nce(
-            queries,
-            passages[: len(mine)],
-            passages[len(mine) :],
-            temperature=training.temperature,
-            rank=rank,
-        )
-        value = loss.item()
-        if not math.isfinite(value):
-            raise TrainingError(f"loss: expected a finite number, got {value} at step {step + 1}")
-        self.engine.backward(loss)
-        self.engine.step()
-        return value
+        return engine.take_step(self.engine, loss, f"step {step + 1}")
 
-    def _embed(self, texts: Sequence[str], max_tokens: int) -> torch.Tensor:
-        ids, mask = self.tokenizer(texts, max_tokens)
-        target = self.engine.device
-        embeddings: torch.Tensor = self.engine(ids.to(target), mask.to(target))
+    def _loss(self, queries: torch.Tensor, passages: torch.Tensor) -> torch.Tensor:
+        """Return this worker's part of the loss; its positives come before its negatives."""
+        training = self.config.training
+        return matryoshka(
+            partial(info_nce, temperature=training.temperature, rank=self.session.rank),
+            training.matryoshka,
+            (queries, passages[: len(queries)], passages[len(queries) :]),
+        )
+
+    def _set_progress(self, step: int) -> None:
+        """Tell the backbone how much of the training is done; an untrained model is finished."""
+        steps = self.config.training.steps
+        self.engine.module.backbone.progress = step / steps if steps else 1.0
+
+    def _embed(self, texts: Sequence[str], role: str, max_tokens: int) -> torch.Tensor:
+        instruction: str = getattr(self.config.instructions, role)
+        batch = self.tokenizer(texts, max_tokens, instruction)
+        embeddings: torch.Tensor = self.engine(*batch.to(self.engine.device))
         return embeddings
 
     def _report(self) -> Report:
@@ -183,9 +210,11 @@ class _Trainer:
         """Return the embeddings of `texts`, one row each; queries are cut as in training."""
         self.engine.eval()
         settings, training = self.config.evaluation, self.config.training
+        self._set_progress(self.progress.step)
         limit = training.max_query_tokens if prompt_type == "query" else settings.max_tokens
         starts = range(0, len(texts), settings.batch_size)
-        parts = [self._embed(texts[i : i + settings.batch_size], limit) for i in starts]
+        role = prompt_type or "other"
+        parts = [self._embed(texts[i : i + settings.batch_size], role, limit) for i in starts]
         return torch.cat(parts).cpu().numpy()
 
     def score(self) -> Outcome:
@@ -201,23 +230,36 @@ class _Trainer:
         items = folder / "items.parquet"
         if self.session.rank == 0:
             result.write_items(items)
+        outcome = self._outcome(result, items)
+        self._write("outcome.json", asdict(outcome))
+        return outcome
+
+    def _outcome(self, result: evaluation.Evaluation, items: Path) -> Outcome:
         return Outcome(
             scores=result.scores,
             categories=result.categories,
             failures=result.failures,
             items=str(items),
-            trainable_parameters=self.num_parameters,
+            cost=asdict(self.cost),
+            adaptation=asdict(self.adapted) if self.adapted else {},
             seconds=self.progress.seconds,
             versions={name: importlib.metadata.version(name) for name in PACKAGES},
         )
+
+    def _write(self, name: str, values: Mapping[str, Any]) -> None:
+        """Write a JSON file into the trial's folder; a kill leaves a whole one, or none."""
+        if self.session.rank == 0:
+            self.session.folder.mkdir(parents=True, exist_ok=True)
+            whole = self.session.folder / name
+            begun = whole.with_suffix(".partial")
+            begun.write_text(json.dumps(values, indent=1))
+            begun.replace(whole)
 
     def close(self) -> None:
         """Let go of the engine and of all that it holds."""
         engine.release(self.engine)
         del self.engine
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        engine.free_memory()
 
 
 def _seed(config: TrialConfig) -> int:

@@ -105,6 +105,9 @@ class Study:
             if not steps
             else 400_000
             + 2000 * params.get("pooling.width", 0) * params.get("pooling.num_layers", 0),
+            "head_parameters": 2000 * params.get("pooling.width", 0),
+            "embedding_size": params.get("pooling.width", 576),
+            "flops_per_token": 4.5e7 + 1e4 * params.get("pooling.width", 0),
             "params": params,
             "scores": {},
             "categories": {},

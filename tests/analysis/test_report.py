@@ -193,20 +193,37 @@ def test_a_number_with_many_values_is_drawn_as_a_number() -> None:
     assert figures.parameter_strips(points, ["one"]) == ""
 
 
-def test_cost_has_a_front_over_parameters_alone() -> None:
+def test_cost_has_a_front_over_what_the_design_fixes() -> None:
     points = pd.DataFrame(
         {
             "score": [0.2, 0.4],
             "mark": "other",
             "trainable_parameters": pd.array([1000, 3000], dtype="Int64"),
+            "flops_per_token": [4e7, 5e7],
             "seconds": [9.0, 5.0],
         }
     )
     drawing = figures.cost(points)
-    assert "training seconds (with other trials running)" in drawing
-    assert drawing.count("best for its size") == 1
+    for title in ("trainable parameters", "FLOPs per token, forward", "training seconds"):
+        assert f">{title}<" in drawing
+    assert drawing.count("best for its cost") == 1  # in the one legend
+
+
+def test_a_cost_that_no_trial_knows_has_no_panel() -> None:
     unknown = pd.array([None, None], dtype="Int64")
-    assert figures.cost(points.assign(trainable_parameters=unknown)).startswith("<svg")
+    points = pd.DataFrame(
+        {
+            "score": [0.2, 0.4],
+            "mark": "other",
+            "trainable_parameters": unknown,
+            "flops_per_token": [float("nan")] * 2,
+            "seconds": [9.0, 5.0],
+        }
+    )
+    drawing = figures.cost(points)
+    assert ">training seconds<" in drawing
+    assert "parameters" not in drawing
+    assert "FLOPs" not in drawing
 
 
 def test_the_method_says_what_an_interval_covers(written: Path) -> None:

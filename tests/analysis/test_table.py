@@ -15,7 +15,9 @@ def test_rows_become_tables(filled: Any) -> None:
     results = load(filled.folder)
     assert results.study == "first"
     assert len(results.trials) == 18 + 9 + 2
-    assert results.trials["trainable_parameters"].dtype == "Int64"
+    for column in table.COUNTS:
+        assert results.trials[column].dtype == "Int64"
+    assert results.trials["flops_per_token"].dtype == float
     assert table.parameter_columns(results.trials) == [
         "attention.mask",
         "pooling.head",
@@ -61,6 +63,17 @@ def test_a_parameter_named_like_a_column_keeps_both(study: Any) -> None:
     trials = load(study.folder).trials
     assert trials["seed"].tolist() == [3]
     assert trials["params.seed"].tolist() == [7]
+
+
+def test_an_older_row_without_all_costs_is_read(study: Any) -> None:
+    path = study.add("search-0000", PARAMS)
+    row = json.loads(path.read_text())
+    path.write_text(json.dumps({k: v for k, v in row.items() if k not in table.LATER}))
+    study.add("search-0001", PARAMS, flops_per_token=None)
+    trials = load(study.folder).trials
+    assert trials["trainable_parameters"].tolist() == [400_000] * 2
+    assert trials["embedding_size"].isna().tolist() == [True, False]
+    assert trials["flops_per_token"].isna().all()
 
 
 def test_missing_folder(tmp_path: Path) -> None:

@@ -11,10 +11,19 @@ from sentence_transformers.sentence_transformer.modules import Pooling as TheirP
 
 from tests.benchmarks.paired import Ratio, compare
 from trainables import assets, boolq
-from trainables.backbone import Embedder, Tokenizer, load_backbone
-from trainables.config import EMBEDDED_MODEL, BackboneConfig, PoolingConfig
+from trainables.build import load_decoder
+from trainables.config import (
+    EMBEDDED_MODEL,
+    AttentionConfig,
+    BackboneConfig,
+    EngineConfig,
+    PoolingConfig,
+)
 from trainables.encoding import Floats, encode_texts
-from trainables.pooling import Pooling
+from trainables.model.backbone import Backbone
+from trainables.model.embedder import Embedder
+from trainables.model.pooling import Pooling
+from trainables.tokenizer import Tokenizer
 
 NUM_TEXTS = 192
 MAX_TOKENS = 128
@@ -24,15 +33,15 @@ def run(device: str) -> list[Ratio]:
     """Return the ratio for the embedded model with 6 layers and mean pooling, in bf16."""
     rows = boolq.held_out_rows("dev")[: NUM_TEXTS // 2]
     texts = [text for row in rows for text in (row.question, row.passage)]
-    loaded: Any = load_backbone(BackboneConfig(num_layers=6), "bf16")
-    backbone = loaded.to(device).eval()
-    pooling = Pooling(PoolingConfig(token_scope="mean"), backbone.config.hidden_size)
+    decoder: Any = load_decoder(BackboneConfig(num_layers=6), EngineConfig(precision="bf16"))
+    pooling = Pooling(PoolingConfig(token_scope="mean"), decoder.config.hidden_size)
+    backbone = Backbone(decoder.to(device).eval(), AttentionConfig(), (6,))
     embedder, tokenizer = Embedder(backbone, pooling), Tokenizer(EMBEDDED_MODEL)
 
     @torch.inference_mode()
     def encode(batch: list[str], role: str | None) -> Floats:
-        ids, mask = tokenizer(batch, MAX_TOKENS)
-        vectors: Floats = embedder(ids.to(device), mask.to(device)).cpu().numpy()
+        tokens = tokenizer(batch, MAX_TOKENS).to(torch.device(device))
+        vectors: Floats = embedder(*tokens).cpu().numpy()
         return vectors
 
     theirs = _sentence_transformer(device)

@@ -8,9 +8,10 @@ import torch
 from transformers import LlamaConfig, LlamaModel
 
 from tests.benchmarks.paired import Ratio, compare
-from trainables.backbone import Embedder
-from trainables.config import PoolingConfig
-from trainables.pooling import Pooling
+from trainables.config import AttentionConfig, PoolingConfig
+from trainables.model.backbone import Backbone
+from trainables.model.embedder import Embedder
+from trainables.model.pooling import Pooling
 
 SHAPE: dict[str, Any] = {  # SmolLM2-135M's, with random weights; depth and batch differ by device
     "vocab_size": 49152,
@@ -28,7 +29,8 @@ def run(device: str) -> list[Ratio]:
     config = LlamaConfig(**SHAPE, num_hidden_layers=30 if cuda else 6)
     made: Any = LlamaModel(config)
     model = made.to(device=device, dtype=torch.bfloat16).eval()
-    embedder = Embedder(model, Pooling(PoolingConfig(), config.hidden_size))
+    backbone = Backbone(model, AttentionConfig(), (config.num_hidden_layers,))
+    embedder = Embedder(backbone, Pooling(PoolingConfig(), config.hidden_size))
     ids = torch.randint(config.vocab_size, (256, 128) if cuda else (16, 64), device=device)
     mask = torch.ones_like(ids, dtype=torch.bool)
     mask[::2, -9:] = False

@@ -7,9 +7,9 @@ import optuna
 
 from cluster import confirm
 from cluster.settings import StudyConfig
-from search_spaces.ablations import CONTROL
-from trainables.config import overlay
+from search_spaces.drawing import CONTROL
 from trainables.identity import design_digest
+from trainables.overlay import overlay
 
 MEAN = {**CONTROL, "pooling.token_scope": "mean"}
 BOTH = {**MEAN, "attention.mask": "bidirectional"}
@@ -66,6 +66,21 @@ def test_each_finalist_has_its_own_untrained_self() -> None:
     runs = confirm.plan(StudyConfig(num_finalists=3), ROWS)
     untrained = [run.params for run in runs if run.role == "untrained"]
     assert untrained == [CONTROL, MEAN, BOTH, LAST]
+
+
+def test_an_untrained_model_is_not_adapted_either() -> None:
+    adapted = {**BOTH, "adaptation.kind": "mntp"}
+    rows = [row("1", adapted, sts=0.7, retrieval=0.6, classes=0.5)]
+    runs = confirm.plan(StudyConfig(), rows)
+    assert {run.params["adaptation.kind"] for run in runs if run.role == "untrained"} == {"none"}
+    assert adapted in [run.params for run in runs if run.role == "finalist"]
+
+
+def test_one_untrained_design_in_two_spellings_is_run_once() -> None:
+    longer = {**MEAN, "attention.window": 4}  # which a causal mask does not read
+    rows = [row("1", longer, sts=0.7, retrieval=0.6, classes=0.5)]
+    runs = confirm.plan(StudyConfig(), rows)
+    assert [run.params for run in runs if run.role == "untrained"] == [CONTROL, MEAN]
 
 
 def test_every_run_is_scored_on_the_confirming_half() -> None:

@@ -12,8 +12,10 @@ from optuna.trial import TrialState
 
 from cluster.ledger import Assignment, Ending, Ledger, Proposal
 from cluster.run import sampler
-from search_spaces.ablations import SPACES
-from trainables.config import TrialConfig, overlay
+from search_spaces.spaces import SPACES
+from trainables.config import TrialConfig
+from trainables.overlay import overlay
+from trainables.shape import Shape
 
 BASE = overlay(TrialConfig(), {"training.steps": 8, "training.report_every": 2})
 
@@ -74,7 +76,7 @@ def outcome(**scores: float) -> dict[str, Any]:
         "categories": {"a": "STS", "b": "STS", "c": "Retrieval"},
         "failures": {},
         "items": "",
-        "trainable_parameters": 1,
+        "cost": {"trainable_parameters": 1},
         "seconds": 1.0,
         "versions": {},
     }
@@ -231,9 +233,10 @@ def test_an_exhausted_space_is_remembered(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:Argument")
 def test_the_usual_sampler_fills_a_search_over_the_joint_space(tmp_path: Path) -> None:
     base = BASE
+    shape = Shape(depth=6, width=576, num_heads=9, num_key_value_heads=3)
 
     def joint(trial: optuna.Trial) -> Proposal:
-        params = SPACES["joint"](trial, base)
+        params = SPACES["joint"](trial, base, shape)
         return Proposal(config=overlay(base, params), params=params, role="search")
 
     study = optuna.create_study(direction="maximize", sampler=sampler(0))

@@ -7,7 +7,8 @@ import pytest
 
 from cluster import progress
 from cluster.ledger import Assignment, Ending
-from trainables.config import TrialConfig, overlay
+from trainables.config import TrialConfig
+from trainables.overlay import overlay
 
 
 def trial(number: int) -> Assignment:

@@ -24,6 +24,7 @@ from cluster.search import main
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TASKS = ("Lee50STS", "TRECClassification")
+SEED = "206"  # the design after the control has no head, those after it have one
 TIMEOUT_S = 240
 
 
@@ -40,7 +41,7 @@ def command(tiny_model: Path, tiny_pairs: Path, tmp_path: Path) -> list[str]:
     sets = [f"--set={name}={value}" for name, value in settings.items()]
     return [
         *("--study", "s", "--outputs", str(tmp_path), "--space", "attention"),
-        *("--trials", "4", "--finalists", "1", "--seeds", "2", "--at-once", "2"),
+        *("--trials", "4", "--finalists", "1", "--seeds", "2", "--at-once", "2", "--seed", SEED),
         *("--model", str(tiny_model), "--layers", "3", "--train-data", str(tiny_pairs)),
         *("--tasks", *TASKS, *sets),
     ]
@@ -109,6 +110,7 @@ def test_from_command_to_verdict_through_kills_and_failing_designs(
     assert len(search) == 4
     assert confirmed.count("control") == confirmed.count("finalist") == 2
     failed = [row for row in search if row["status"] == "failed"]
+    assert 0 < len(failed) < 3
     for row in search:
         assert (row["params"]["pooling.head"] != "none") == (row in failed)
     assert all("expected" in row["reason"] and "finite" in row["reason"] for row in failed)
@@ -185,6 +187,8 @@ def check_mlflow(outputs: Path, table: list[dict[str, Any]]) -> None:
         assert run.data.params["attention.mask"] == row["params"]["attention.mask"]
         for task, score in row["scores"].items():
             assert run.data.metrics[f"{row['categories'][task]}.{task}"] == score
+        if row["status"] == "complete":
+            assert run.data.metrics["flops_per_token"] == row["flops_per_token"] > 0
 
 
 def test_all_faults_come_in_one_message_before_anything_starts(
@@ -201,7 +205,8 @@ def test_all_faults_come_in_one_message_before_anything_starts(
     )
     message = capsys.readouterr().err
     assert code == 2
-    assert "space: expected one of 'attention', 'pooling', 'joint', got 'both'" in message
+    spaces = "'attention', 'pooling', 'joint', 'literature'"
+    assert f"space: expected one of {spaces}, got 'both'" in message
     assert "num_trials: expected at least 1, got -3" in message
     assert "poling.head: not a parameter; did you mean 'pooling.head'?" in message
     assert "training.batch_size: expected at least 2, got -1" in message

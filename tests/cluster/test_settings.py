@@ -14,7 +14,7 @@ def test_all_faults_are_named_together() -> None:
         StudyConfig(name="a b", space="both", num_trials=0, num_seeds=-1, num_finalists=2)
     assert str(raised.value).splitlines() == [
         "name: expected letters, digits, '.', '_' or '-', got 'a b'",
-        "space: expected one of 'attention', 'pooling', 'joint', got 'both'",
+        "space: expected one of 'attention', 'pooling', 'joint', 'literature', got 'both'",
         "num_trials: expected at least 1, got 0",
         "num_seeds: expected at least 1, got -1",
     ]

@@ -13,6 +13,12 @@ from cluster.tracking import Tracker, tracking_uri
 from trainables.config import TrialConfig
 from trainables.identity import design_digest, digest
 
+COST = {
+    "trainable_parameters": 7,
+    "head_parameters": 2,
+    "embedding_size": 48,
+    "flops_per_token": 1.5e6,
+}
 REPORT = {"step": 6, "loss": 1.5, "quick_score": 0.4, "seconds": 3.0}
 
 
@@ -40,7 +46,8 @@ def ending(folder: Path) -> Ending:
         "categories": {"BoolQRetrieval": "Retrieval"},
         "failures": {},
         "items": str(items),
-        "trainable_parameters": 7,
+        "cost": COST,
+        "adaptation": {"first_loss": 4.0, "last_loss": 3.0},
         "seconds": 3.0,
         "versions": {"torch": "2"},
     }
@@ -62,10 +69,12 @@ def test_runs_are_nested_and_named_as_in_the_space(tmp_path: Path) -> None:
     assert child is not None
     assert parent.data.params["space"] == "joint"
     assert child.data.params["attention.mask"] == "causal"
-    assert "pooling.num_layers" not in child.data.params  # a model without a head has none
+    assert "pooling.num_latents" not in child.data.params  # a model without a head has none
     assert child.data.metrics["Retrieval.BoolQRetrieval"] == 0.5
     assert child.data.metrics["mean_score"] == 0.5
     assert child.data.metrics["quick_score"] == 0.4
+    assert child.data.metrics["adaptation.last_loss"] == 3.0
+    assert {name: child.data.metrics[name] for name in COST} == COST
     assert child.info.status == "FINISHED"
     names = {artifact.path for artifact in client.list_artifacts(child.info.run_id)}
     assert names == {"config.json", "items.parquet"}
@@ -107,6 +116,7 @@ def test_a_row_has_what_the_analysis_reads(tmp_path: Path) -> None:
     assert (row["status"], row["reason"], row["seed"]) == ("complete", None, 0)
     assert row["scores"] == {"BoolQRetrieval": 0.5}
     assert row["curve"] == [REPORT]
+    assert {name: row[name] for name in COST} == COST
     assert (tmp_path / "results" / "search-0000.items.parquet").read_bytes() == b"items"
 
 
@@ -115,3 +125,4 @@ def test_a_failed_trial_has_a_reason_and_no_score(tmp_path: Path) -> None:
     table.ended(assignment(tmp_path), Ending(status="failed", reason="TrainingError: loss"))
     row = json.loads((tmp_path / "results" / "search-0000.json").read_text())
     assert (row["status"], row["reason"], row["scores"]) == ("failed", "TrainingError: loss", {})
+    assert all(row[name] is None for name in COST)

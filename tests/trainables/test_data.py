@@ -136,7 +136,7 @@ def test_nothing_held_out_is_trained_on(tmp_path: Path, caplog: pytest.LogCaptur
 def test_a_batch_depends_on_seed_and_step_alone() -> None:
     content = triples(100)
     first = [batch_at(content, step, batch_size=8, seed=1) for step in range(30)]
-    data._permutation.cache_clear()
+    data.permutation.cache_clear()
     again = [batch_at(content, step, batch_size=8, seed=1) for step in reversed(range(30))]
     assert first == again[::-1]
     assert first != [batch_at(content, step, batch_size=8, seed=2) for step in range(30)]

@@ -1,50 +1,45 @@
-"""What a GPU computes otherwise than a CPU: kernels for masks, low precision, the head.
+"""What a GPU computes otherwise than a CPU: kernels for masks, low precision, the heads.
 
 It needs torch, transformers and peft, but neither deepspeed, ray, mteb nor the network.
 """
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from trainables.backbone import Embedder, build
-from trainables.config import (
-    AttentionConfig,
-    BackboneConfig,
-    EngineConfig,
-    Mask,
-    PoolingConfig,
-    Precision,
-    TokenScope,
-    TrialConfig,
-)
-from trainables.pooling import Pooling, pool_tokens
+from tests.trainables.model.designs import DESIGNS, HEADS, MASKS, Values
+from tests.trainables.model.making import VOCABULARY, decoder, embedder, shaken
+from trainables.config import PoolingConfig, Precision, TokenScope
+from trainables.model.pooling import Pooling, pool_tokens
+from trainables.model.tokens import Tokens
 from trainables.probes import check_design
 
 DEVICE = "cuda"
 B, T, L, D = 6, 33, 4, 96
-HEAD = PoolingConfig(head="cross_attention", num_layers=L, hidden_size=64, num_heads=4)
-MASKS: tuple[Mask, ...] = get_args(Mask)
 SCOPES: tuple[TokenScope, ...] = get_args(TokenScope)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-POOLINGS = {
-    "last": PoolingConfig(),
-    "mean": PoolingConfig(token_scope="mean"),
-    "head": PoolingConfig(
-        token_scope="mean", head="cross_attention", num_layers=3, hidden_size=32, num_latents=4
-    ),
-}
+SIZES: dict[str, Any] = {"hidden_size": 64, "num_heads": 4, "head_size": 16, "ffn_size": 128}
+ATTENTIVE = [name for name in HEADS if name not in ("none", "scalar_mix")]
 
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("llama")
+    decoder("llama").save_pretrained(folder)
+    return folder
 
 
 def texts() -> tuple[list[Tensor], Tensor]:
@@ -53,41 +48,57 @@ def texts() -> tuple[list[Tensor], Tensor]:
     return [torch.randn(B, T, D) for _ in range(L)], torch.arange(T) < lengths.unsqueeze(1)
 
 
-def make(model: Path, pooling: PoolingConfig, mask: Mask, precision: Precision) -> Embedder:
-    return build(
-        TrialConfig(
-            backbone=BackboneConfig(model=str(model), num_layers=3),
-            attention=AttentionConfig(mask=mask),
-            pooling=pooling,
-            engine=EngineConfig(precision=precision),
-        )
-    ).eval()
+def read_out(head: str) -> Pooling:
+    config = PoolingConfig(head=head, token_scope="all_tokens", num_latents=5, **SIZES)
+    pooling: Pooling = shaken(Pooling(config, D, L))
+    return pooling
+
+
+def test_importing_a_model_needs_no_cluster_and_no_benchmark() -> None:
+    code = (
+        "import sys, trainables.build, trainables.cost, trainables.identity, trainables.probes; "
+        "print({'deepspeed', 'mteb', 'ray'} & set(sys.modules))"
+    )
+    root = Path(__file__).resolve().parents[2]
+    ran = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, check=True)
+    assert ran.stdout.decode().strip() == "set()"
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.skipif(DEVICE == "cuda" and not torch.cuda.is_available(), reason="needs a GPU")
 class TestOnGpu:
-    @pytest.mark.parametrize("pooling", POOLINGS.values(), ids=POOLINGS)
-    @pytest.mark.parametrize("mask", MASKS)
     @pytest.mark.parametrize("precision", PRECISIONS)
-    def test_the_probes_pass(
-        self, tiny_model: Path, pooling: PoolingConfig, mask: Mask, precision: Precision
-    ) -> None:
-        check_design(make(tiny_model, pooling, mask, precision).to(DEVICE), mask)
+    @pytest.mark.parametrize("values", DESIGNS.values(), ids=DESIGNS)
+    def test_the_probes_pass(self, llama: Path, values: Values, precision: Precision) -> None:
+        model = embedder(llama, values | {"engine.precision": precision})
+        check_design(model.to(DEVICE))
 
-    @pytest.mark.parametrize("pooling", POOLINGS.values(), ids=POOLINGS)
+    @pytest.mark.parametrize("head", HEADS)
     @pytest.mark.parametrize("mask", MASKS)
-    def test_embeddings_equal_those_of_the_cpu(
-        self, tiny_model: Path, pooling: PoolingConfig, mask: Mask
+    def test_the_probes_pass_for_every_pair_in_bf16(
+        self, llama: Path, mask: str, head: str
     ) -> None:
-        embedder = make(tiny_model, pooling, mask, "fp32")
-        ids = torch.randint(2, 400, (B, T))
-        real = texts()[1]
-        expected = embedder(ids, real)
-        found = embedder.to(DEVICE)(ids.to(DEVICE), real.to(DEVICE))
+        values = HEADS[head].designs[0] | {
+            "attention.mask": mask,
+            "pooling.head": head,
+            "pooling.include_instruction": True,
+            "engine.precision": "bf16",
+        }
+        if values.get("pooling.token_scope") != "all_tokens":
+            values |= {"pooling.token_scope": "mean"}
+        check_design(embedder(llama, values).to(DEVICE))
+
+    @pytest.mark.parametrize("values", DESIGNS.values(), ids=DESIGNS)
+    def test_embeddings_equal_those_of_the_cpu(self, llama: Path, values: Values) -> None:
+        model = shaken(embedder(llama, values))
+        ids, real = torch.randint(VOCABULARY, (B, T)), texts()[1]
+        real = real | (torch.arange(T) < 4)
+        instruction = real & (torch.arange(T) < 3)
+        expected = model(ids, real, instruction)
+        found = model.to(DEVICE)(*(field.to(DEVICE) for field in (ids, real, instruction)))
         torch.testing.assert_close(found.cpu(), expected, atol=1e-4, rtol=1e-4)
 
-    @pytest.mark.parametrize("scope", SCOPES)
+    @pytest.mark.parametrize("scope", SCOPES[:3])
     def test_pooled_tokens_equal_those_of_the_cpu(self, scope: TokenScope) -> None:
         (states, *_), mask = texts()
         found = pool_tokens(states.to(DEVICE), mask.to(DEVICE), scope)
@@ -95,15 +106,15 @@ class TestOnGpu:
             found.cpu(), pool_tokens(states, mask, scope), atol=1e-4, rtol=1e-4
         )
 
-    def test_the_head_and_its_gradients_equal_those_of_the_cpu(self) -> None:
-        states, mask = texts()
-        pooling = Pooling(HEAD, D)
-        torch.nn.init.normal_(pooling.get_parameter("head.feed_forward.out.weight"), std=0.1)
-        target = torch.randn(B, 64)
+    @pytest.mark.parametrize("head", ATTENTIVE)
+    def test_a_head_and_its_gradients_equal_those_of_the_cpu(self, head: str) -> None:
+        states, real = texts()
+        pooling, target = read_out(head), torch.randn(B, 64)
         found: list[list[Tensor]] = []
         for device in ("cpu", DEVICE):
             pooling.to(device).zero_grad()
-            pooled = pooling([layer.to(device) for layer in states], mask.to(device))
+            tokens = Tokens.of(real.to(device), None)
+            pooled = pooling([layer.to(device) for layer in states], tokens)
             functional.mse_loss(pooled, target.to(device)).backward()
             gradients = [p.grad for p in pooling.parameters() if p.grad is not None]
             found.append([pooled.detach().cpu(), *(g.cpu().clone() for g in gradients)])
@@ -111,12 +122,14 @@ class TestOnGpu:
         for mine, expected in zip(found[1], found[0], strict=True):
             torch.testing.assert_close(mine, expected, atol=1e-4, rtol=1e-4)
 
-    def test_the_head_in_bf16_keeps_angles(self) -> None:
-        states, mask = texts()
-        pooling = Pooling(HEAD, D)
-        expected = pooling(states, mask)
+    @pytest.mark.parametrize("head", ATTENTIVE)
+    def test_a_head_in_bf16_keeps_angles(self, head: str) -> None:
+        states, real = texts()
+        pooling = read_out(head)
+        expected = pooling(states, Tokens.of(real, None))
         low = pooling.to(DEVICE, torch.bfloat16)
-        found = low([s.to(DEVICE, torch.bfloat16) for s in states], mask.to(DEVICE))
+        tokens = Tokens.of(real.to(DEVICE), None)
+        found = low([s.to(DEVICE, torch.bfloat16) for s in states], tokens)
         assert found.dtype == torch.bfloat16
         cosines = functional.cosine_similarity(found.float().cpu(), expected)
         assert cosines.min() > 0.99

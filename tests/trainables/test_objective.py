@@ -6,6 +6,7 @@ import itertools
 import math
 import socket
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor
 from torch import distributed as dist
 from torch.nn import functional
 
-from trainables.objective import gather, info_nce
+from trainables.objective import gather, info_nce, matryoshka
 
 B, W = 4, 6  # texts of the global batch, width
 
@@ -66,6 +67,27 @@ def test_low_precision_is_scored_in_fp32() -> None:
     queries, positives, negatives = (vectors.float() for vectors in low)
     expected = info_nce(queries, positives, negatives, temperature=0.05)
     assert torch.equal(info_nce(low[0], low[1], low[2], temperature=0.05), expected)
+
+
+def test_matryoshka_is_the_mean_over_the_leading_parts() -> None:
+    vectors = [unit(B, W) for _ in range(3)]
+
+    def loss(*parts: Tensor) -> Tensor:
+        return info_nce(*parts, temperature=0.05)
+
+    expected = [loss(*vectors)]
+    for size in (2, 5):
+        parts = [vector[:, :size] / vector[:, :size].norm(dim=1)[:, None] for vector in vectors]
+        expected.append(loss(*parts))
+    found = matryoshka(loss, (2, 5), vectors)
+    assert found.item() == pytest.approx(sum(x.item() for x in expected) / 3, rel=1e-6)
+    assert torch.equal(matryoshka(loss, (), vectors), expected[0])
+
+
+def test_matryoshka_of_what_has_only_leading_parts_is_the_loss_itself() -> None:
+    vectors = [functional.pad(unit(B, 2), (0, W - 2)) for _ in range(3)]
+    loss = partial(info_nce, temperature=0.05)
+    torch.testing.assert_close(matryoshka(loss, (2, 4), vectors), loss(*vectors))
 
 
 def test_alone_nothing_is_gathered() -> None:

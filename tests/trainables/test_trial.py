@@ -1,33 +1,38 @@
-"""One trial against a plain torch loop, over ZeRO stages and workers, and through kills.
-
-The trials run in processes of their own, which a fork server makes after one import for all.
-"""
+"""One trial against a plain torch loop, over designs, stages and workers, and through kills."""
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import itertools
+import json
 import os
 import signal
-import socket
-import sys
 import warnings
-from collections.abc import Generator, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.module import register_module_forward_pre_hook
 
+from tests.trainables.workers import (
+    TIMEOUT_S,
+    Group,
+    Reports,
+    drive,
+    drive_and_die,
+    numbers,
+    opened,
+    outcomes,
+    reports,
+)
 from trainables import data, engine, trial
-from trainables.backbone import Embedder, Tokenizer, build
+from trainables.build import build
 from trainables.config import (
     BackboneConfig,
     EngineConfig,
@@ -36,15 +41,38 @@ from trainables.config import (
     PoolingConfig,
     TrainingConfig,
     TrialConfig,
-    overlay,
 )
+from trainables.model.backbone import Backbone
+from trainables.model.embedder import Embedder
+from trainables.overlay import from_dict, overlay
+from trainables.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.slow
 
 STEPS = 6
 STAGES = (0, 1, 2, 3)
 RARE = {"training.report_every": 2}
-TIMEOUT_S = 120.0
+GRADUAL = {"attention.mask": "gradual", "attention.transition": 0.8}
+DESIGNS: dict[str, dict[str, Any]] = {
+    "gradual": {**GRADUAL, "engine.zero_stage": 1},
+    "latent_readout": {
+        "attention.mask": "latent_readout",
+        "attention.num_latents": 3,
+        "pooling.head": "none",
+        "pooling.layers": "last",
+        "engine.num_workers": 2,
+    },
+    "all_tokens": {
+        "pooling.token_scope": "all_tokens",
+        "pooling.include_instruction": False,
+        "instructions.query": "find the animal: ",
+        "instructions.document": "an animal: ",
+        "engine.num_workers": 2,
+        "engine.zero_stage": 3,
+    },
+    "matryoshka": {"training.matryoshka": (4, 12), "pooling.output_size": 20},
+}
+CHECKPOINTED = {"attention.mask": "two_stream", "training.gradient_checkpointing": True}
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +86,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_pairs: Path) -> Path:
-    """Return where all processes stand: relative names give every run the same digests."""
+    """Return where all processes stand."""
     folder = tmp_path_factory.mktemp("root")
     (folder / "model").symlink_to(tiny_model)
     (folder / "pairs.jsonl").symlink_to(tiny_pairs)
@@ -74,7 +102,7 @@ def config(root: Path, monkeypatch: pytest.MonkeyPatch) -> TrialConfig:
         pooling=PoolingConfig(
             token_scope="mean",
             head="cross_attention",
-            num_layers=2,
+            layers="last_2",
             hidden_size=32,
             num_latents=4,
             ffn_size=1600,  # stage 3 leaves tensors of less than 100,000 numbers whole
@@ -96,89 +124,52 @@ def config(root: Path, monkeypatch: pytest.MonkeyPatch) -> TrialConfig:
     )
 
 
-def enter(root: Path, rank: int, world_size: int, address: str) -> None:
-    """Make this process a worker."""
-    os.chdir(root)
-    torch.set_num_threads(1)
-    engine.join_process_group(rank, world_size, address)
-
-
-Group = list[ProcessPoolExecutor]
-
-
-def open_group(num_workers: int, root: Path) -> Group:
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["trainables.trial", "deepspeed"])
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    group = [
-        ProcessPoolExecutor(
-            1, context, initializer=enter, initargs=(root, rank, num_workers, address)
-        )
-        for rank in range(num_workers)
-    ]
-    for task in [worker.submit(os.getpid) for worker in group]:  # they join each other
-        task.result(TIMEOUT_S)
-    return group
-
-
-def close_group(group: Group) -> None:
-    for worker in group:
-        worker.shutdown(cancel_futures=True)
-
-
 @pytest.fixture(scope="module")
 def one(root: Path) -> Iterator[Group]:
-    group = open_group(1, root)
-    yield group
-    close_group(group)
+    with opened(1, root) as group:
+        yield group
 
 
 @pytest.fixture(scope="module")
 def two(root: Path) -> Iterator[Group]:
-    group = open_group(2, root)
-    yield group
-    close_group(group)
+    with opened(2, root) as group:
+        yield group
 
 
-def drive(config: TrialConfig, rank: int, folder: Path, num_events: int) -> list[Any]:
-    """Run a trial up to a number of reports (one more is the outcome) and close it."""
-    events = trial.run(config, trial.Session(rank=rank, folder=folder))
-    with contextlib.closing(cast("Generator[Any]", events)):
-        return list(itertools.islice(events, num_events))
+def losses(reported: Reports) -> list[float]:
+    """Return each report's loss, which all ranks agree on."""
+    assert all(len({report.loss for report in ranks}) == 1 for ranks in reported)
+    return [ranks[0].loss for ranks in reported]
 
 
-def reports(
-    group: Group, config: TrialConfig, folder: Path, num: int = STEPS
-) -> list[tuple[trial.Report, ...]]:
-    """Train on the group's workers up to a number of reports; return each with all ranks'."""
-    tasks = [w.submit(drive, config, rank, folder, num) for rank, w in enumerate(group)]
-    return list(zip(*(task.result(TIMEOUT_S) for task in tasks), strict=True))
+def rates(model: Embedder, training: TrainingConfig) -> list[dict[str, Any]]:
+    """Return the trained parameters with their highest rates: LoRA, and all that is new."""
+    new = list(model.pooling.parameters())
+    if model.backbone.num_latents:
+        new.append(model.backbone.latents)
+    lora = [p for p in model.parameters() if p.requires_grad and all(p is not n for n in new)]
+    groups = [(lora, training.learning_rate), (new, training.head_learning_rate)]
+    return [{"params": params, "highest": rate} for params, rate in groups if params]
 
 
-def losses(reported: list[tuple[trial.Report, ...]]) -> list[float]:
-    return [sum(report.loss for report in ranks) / len(ranks) for ranks in reported]
-
-
-def numbers(reported: list[tuple[trial.Report, ...]]) -> list[tuple[int, float, float]]:
-    """Return what a resumed trial must repeat to the bit."""
-    return [(r.step, r.loss, r.quick_score) for ranks in reported for r in ranks]
+def plain_loss(config: TrialConfig, queries: Tensor, passages: Tensor) -> Tensor:
+    found = []
+    for size in (queries.shape[1], *config.training.matryoshka):
+        short = [functional.normalize(vectors[:, :size]) for vectors in (queries, passages)]
+        scores = short[0] @ short[1].T / config.training.temperature
+        found.append((scores.logsumexp(1) - scores.diagonal()).mean())
+    return torch.stack(found).mean()
 
 
 def plain_loop(config: TrialConfig) -> list[float]:
     """Return the losses of the same training without DeepSpeed and without our loss."""
-    training = config.training
+    training, texts = config.training, config.instructions
     torch.manual_seed(trial._seed(config))
-    model = build(config)
+    model = build(overlay(config, {"training.gradient_checkpointing": False}))
     torch.manual_seed(trial._seed(config) + 1)
     model.train()
-    lora = [p for p in model.backbone.parameters() if p.requires_grad]
-    rates = (training.learning_rate, training.head_learning_rate)
-    optimizer = torch.optim.AdamW(
-        [{"params": lora}, {"params": list(model.pooling.parameters())}],
-        weight_decay=training.weight_decay,
-    )
+    groups = rates(model, training)
+    optimizer = torch.optim.AdamW(groups, weight_decay=training.weight_decay)
     tokenizer = Tokenizer(config.backbone.model)
     triples = data.load_triples(training.data, num_hard_negatives=1)
     found = []
@@ -187,33 +178,21 @@ def plain_loop(config: TrialConfig) -> list[float]:
             step / training.warmup_steps if training.warmup_steps else 1.0,
             (training.steps - step) / (training.steps - training.warmup_steps),
         )
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * share
+        for group in optimizer.param_groups:
+            group["lr"] = group["highest"] * share
+        model.backbone.progress = step / training.steps
         batch = data.batch_at(triples, step, batch_size=training.batch_size, seed=config.seed)
-        queries = model(*tokenizer([t.query for t in batch], training.max_query_tokens))
-        texts = [t.positive for t in batch] + [t.negatives[0] for t in batch]
-        passages = model(*tokenizer(texts, training.max_passage_tokens))
-        scores = queries @ passages.T / training.temperature
-        loss = (scores.logsumexp(1) - scores.diagonal()).mean()
+        asked = [t.query for t in batch]
+        answers = [t.positive for t in batch] + [t.negatives[0] for t in batch]
+        queries = model(*tokenizer(asked, training.max_query_tokens, texts.query))
+        passages = model(*tokenizer(answers, training.max_passage_tokens, texts.document))
+        loss = plain_loss(config, queries, passages)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), training.max_grad_norm)
         optimizer.step()
         found.append(loss.item())
     return found
-
-
-def drive_and_die(config: TrialConfig, folder: Path, event: str, path: str) -> None:
-    """Run a trial; after its first report, kill this process as it is about to do `event`."""
-
-    def kill(name: str, arguments: tuple[Any, ...]) -> None:
-        if name == event and str(arguments[0]).endswith(path):
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    events = trial.run(config, trial.Session(rank=0, folder=folder))
-    next(events)
-    sys.addaudithook(kill)
-    next(events)
 
 
 @pytest.mark.parametrize(
@@ -231,10 +210,10 @@ def test_a_killed_trial_continues_to_the_same_bits(
     last: int,
 ) -> None:
     config = overlay(config, {**RARE, "lora.dropout": 0.1})
-    (doomed,) = group = open_group(1, root)
-    with pytest.raises(BrokenProcessPool):
-        doomed.submit(drive_and_die, config, tmp_path / "parts", event, path).result(TIMEOUT_S)
-    close_group(group)
+    with opened(1, root) as (doomed,), pytest.raises(BrokenProcessPool):
+        doomed.submit(drive_and_die, config, tmp_path / "parts", event, path, num_events=1).result(
+            TIMEOUT_S
+        )
     assert (tmp_path / "parts/checkpoints/latest").read_text() == f"step-{last:06d}"
     resumed = reports(one, config, tmp_path / "parts", 3)
     assert numbers(resumed) == numbers(reports(one, config, tmp_path / "whole", 3))
@@ -260,13 +239,13 @@ def test_the_pointer_moves_after_every_worker_has_saved(
 ) -> None:
     config = overlay(config, {**RARE, "engine.num_workers": 2})
     folder, tag = tmp_path / "parts", "step-000004"
-    group = open_group(2, root)
-    tasks = [
-        w.submit(drive_and_die_saving, config, rank, folder, tag) for rank, w in enumerate(group)
-    ]
-    assert isinstance(tasks[1].exception(TIMEOUT_S), BrokenProcessPool)
-    assert tasks[0].exception(TIMEOUT_S) is not None  # its neighbour is gone
-    close_group(group)
+    with opened(2, root) as group:
+        tasks = [
+            worker.submit(drive_and_die_saving, config, rank, folder, tag)
+            for rank, worker in enumerate(group)
+        ]
+        assert isinstance(tasks[1].exception(TIMEOUT_S), BrokenProcessPool)
+        assert tasks[0].exception(TIMEOUT_S) is not None  # its neighbour is gone
     assert (folder / "checkpoints/latest").read_text() == "step-000002"
     resumed = reports(two, config, folder, 3)
     assert losses(resumed)[1:] == losses(reports(two, config, tmp_path / "whole", 3))[1:]
@@ -279,25 +258,28 @@ def test_a_loss_that_is_not_finite_ends_the_trial_with_its_step(
     with pytest.raises(
         trial.TrainingError, match=r"^loss: expected a finite number, got nan at step 2$"
     ):
-        reports(one, overlay(config, {**RARE, **rates}), tmp_path)
+        reports(one, overlay(config, {**RARE, **rates}), tmp_path, 1)
 
 
 def test_without_steps_the_untrained_weights_are_written(
     one: Group, config: TrialConfig, tmp_path: Path
 ) -> None:
     config = overlay(config, {"training.steps": 0})
-    (outcome,) = one[0].submit(drive, config, 0, tmp_path, 2).result(TIMEOUT_S)
+    (outcome,) = outcomes(one, config, tmp_path)
     expected = untrained(config)
-    assert outcome.trainable_parameters == sum(w.numel() for w in expected.values())
-    assert (outcome.scores, outcome.seconds) == ({}, 0)
+    assert outcome.cost["trainable_parameters"] == sum(w.numel() for w in expected.values())
+    assert (outcome.scores, outcome.seconds, outcome.adaptation) == ({}, 0, {})
     assert outcome.failures.keys() == {"NoSuchTask"}
     assert outcome.versions.keys() == set(trial.PACKAGES)
     assert_same(load_file(tmp_path / "weights.safetensors"), expected)
+    assert from_dict(json.loads((tmp_path / "config.json").read_text())) == config
+    assert json.loads((tmp_path / "outcome.json").read_text()) == asdict(outcome)
+    assert not list(tmp_path.glob("*.partial"))
 
 
 def save_untrained(config: TrialConfig, file: Path) -> None:
     torch.manual_seed(trial._seed(config))
-    wrapped = engine.initialize(build(config), config)
+    wrapped = engine.initialize(build(config), config.engine, config.training)
     engine.save_weights(wrapped.module, file)
     wrapped.destroy()
 
@@ -329,7 +311,15 @@ class TestEveryStage:
         self, one: Group, config: TrialConfig, tmp_path: Path, stage: int
     ) -> None:
         config = overlay(config, {"engine.zero_stage": stage, "lora.dropout": 0.1})
-        found = losses(reports(one, config, tmp_path))
+        found = losses(reports(one, config, tmp_path, STEPS))
+        assert found == pytest.approx(plain_loop(config), abs=1e-4)
+
+    def test_recomputed_activations_change_nothing(
+        self, one: Group, config: TrialConfig, tmp_path: Path, stage: int
+    ) -> None:
+        changes = {**CHECKPOINTED, "engine.zero_stage": stage, "training.steps": 4}
+        config = overlay(config, changes)
+        found = losses(reports(one, config, tmp_path, 4))
         assert found == pytest.approx(plain_loop(config), abs=1e-4)
 
     def test_a_closed_trial_continues_to_the_same_bits(
@@ -359,12 +349,48 @@ def leftovers() -> tuple[int, str]:
     return num, functional.linear.__name__
 
 
+@pytest.mark.parametrize("changes", DESIGNS.values(), ids=DESIGNS)
+def test_designs_train_as_the_plain_loop(
+    one: Group, two: Group, config: TrialConfig, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    config = overlay(config, {"training.steps": 4, **changes})
+    group = two if config.engine.num_workers == 2 else one
+    found = losses(reports(group, config, tmp_path, 4))
+    assert found == pytest.approx(plain_loop(config), abs=1e-4)
+
+
+def progress_seen(config: TrialConfig, folder: Path, num: int) -> tuple[list[float], set[float]]:
+    """Run a trial; return the progress of the backbone's passes, in training and for scores."""
+    trained, scored = [], set()
+
+    def look(module: nn.Module, args: Any) -> None:
+        if isinstance(module, Backbone) and torch.is_inference_mode_enabled():
+            scored.add(module.progress)
+        elif isinstance(module, Backbone) and module.training:
+            trained.append(module.progress)
+
+    with register_module_forward_pre_hook(look):
+        drive(config, 0, folder, num)
+    return trained, scored
+
+
+def test_a_resumed_gradual_mask_goes_on_where_it_was(
+    one: Group, config: TrialConfig, tmp_path: Path
+) -> None:
+    config = overlay(config, {**RARE, **GRADUAL})
+    for num, done in ((1, 0), (2, 2)):
+        trained, scored = one[0].submit(progress_seen, config, tmp_path, num).result(TIMEOUT_S)
+        steps = [done / STEPS, (done + 1) / STEPS]
+        assert trained[-4:] == [steps[0], steps[0], steps[1], steps[1]]  # queries, passages
+        assert scored == {(done + 2) / STEPS}
+
+
 @pytest.mark.parametrize("stage", [2, 3])
 def test_two_workers_train_as_the_plain_loop(
     two: Group, config: TrialConfig, tmp_path: Path, stage: int
 ) -> None:
     config = overlay(config, {"engine.zero_stage": stage, "engine.num_workers": 2})
-    found = reports(two, config, tmp_path)
+    found = reports(two, config, tmp_path, STEPS)
     assert losses(found) == pytest.approx(plain_loop(config), abs=1e-4)
     assert all(first.quick_score == second.quick_score for first, second in found)
 
@@ -376,13 +402,13 @@ def test_two_workers_continue_to_the_same_bits(
     whole = reports(two, config, tmp_path / "whole", 3)
     begun = reports(two, config, tmp_path / "parts", 1)
     resumed = reports(two, config, tmp_path / "parts", 3)
-    assert resumed[0] == begun[0]  # replayed, each rank's own loss
+    assert resumed[0] == begun[0]  # replayed
     assert numbers(resumed) == numbers(whole)
 
 
 @pytest.mark.parametrize("stage", [2, 3])
 def test_bf16_learns(one: Group, config: TrialConfig, tmp_path: Path, stage: int) -> None:
     config = overlay(config, {"engine.zero_stage": stage, "engine.precision": "bf16"})
-    found = losses(reports(one, config, tmp_path))
+    found = losses(reports(one, config, tmp_path, STEPS))
     assert found[0] == pytest.approx(plain_loop(config)[0], rel=0.1)
     assert found[-1] < found[0] / 2

@@ -1,0 +1,36 @@
+"""A decoder and its read-out: token ids to embeddings of length 1."""
+
+from __future__ import annotations
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .backbone import Backbone
+from .pooling import Pooling
+
+
+class Embedder(nn.Module):
+    """The model that a trial trains."""
+
+    def __init__(self, backbone: Backbone, pooling: Pooling) -> None:
+        """Join a backbone with a read-out of its width and layers."""
+        super().__init__()
+        self.backbone = backbone
+        self.pooling = pooling
+
+    def forward(
+        self,
+        ids: Int[Tensor, "batch tokens"],
+        real: Bool[Tensor, "batch tokens"],
+        instruction: Bool[Tensor, "batch tokens"] | None = None,
+    ) -> Float[Tensor, "batch width"]:
+        """Return the embeddings in fp32.
+
+        Args:
+            ids: Token ids, padded on either side.
+            real: True for tokens that are no padding.
+            instruction: True for tokens of the instruction; None if no text has one.
+        """
+        states, tokens = self.backbone(ids, real, instruction)
+        return functional.normalize(self.pooling(states, tokens).float(), dim=-1)

@@ -1,0 +1,15 @@
+"""What designs must know of a decoder before it is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shape:
+    """Numbers from a decoder's own settings."""
+
+    depth: int  # layers that are kept
+    width: int
+    num_heads: int
+    num_key_value_heads: int
