@@ -186,6 +186,8 @@ def check_decoder(config: TrialConfig) -> None:
         raise
     except Exception as error:  # whatever somebody else's model raises
         reason = str(error).partition("\n")[0]
+        if "scaled_dot_product_attention" in reason:
+            reason += "; set engine.attn_implementation=eager"
         raise ConfigError(
             f"backbone.model: expected a decoder that takes {label(config)}, "
             f"got {config.backbone.model!r} ({type(error).__name__}: {reason})"

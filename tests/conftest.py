@@ -18,6 +18,9 @@ from jaxtyping import install_import_hook
 if importlib.util.find_spec("beartype"):  # a machine that only has a GPU may do without
     install_import_hook(["trainables.model", "trainables.objective"], "beartype.beartype")
 
+# Small models gain nothing from more threads, which wait for each other when the machine is busy.
+torch.set_num_threads(1)
+
 ANIMALS = ("cat", "dog", "heron", "otter", "badger")
 PLACES = ("river", "forest", "harbour", "meadow", "quarry", "station")
 TIMES = ("at dawn", "all winter")

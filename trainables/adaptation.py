@@ -38,7 +38,8 @@ from trainables import engine, probes
 from trainables.build import DTYPES, assemble
 from trainables.config import ConfigError, TrainingConfig, TrialConfig
 from trainables.data import TrainingData, permutation
-from trainables.model.backbone import Backbone, keep_layers
+from trainables.model.backbone import Backbone
+from trainables.model.decoder import keep_layers
 from trainables.tokenizer import Batch, Tokenizer, locate
 
 WEIGHTS = "adapted.safetensors"

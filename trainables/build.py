@@ -9,7 +9,8 @@ from transformers import AutoModel, PreTrainedModel
 
 from trainables import designs, layers
 from trainables.config import BackboneConfig, ConfigError, EngineConfig, LoraConfig, TrialConfig
-from trainables.model.backbone import Backbone, checkpoint_activations, keep_layers
+from trainables.model.backbone import Backbone
+from trainables.model.decoder import checkpoint_activations, keep_layers
 from trainables.model.embedder import Embedder
 from trainables.model.pooling import Pooling
 from trainables.tokenizer import locate
@@ -59,8 +60,10 @@ def lora_settings(config: LoraConfig) -> peft.LoraConfig:
 def build(config: TrialConfig) -> Embedder:
     """Return a trial's untrained embedder; LoRA, latents and head are drawn from torch's RNG.
 
+    Whether the design is degenerate is for `designs.check_design` to say.
+
     Raises:
-        ConfigError: If the decoder cannot take the design, or the design is degenerate.
+        ConfigError: If the decoder cannot take the design.
     """
     return assemble(config, load_decoder(config.backbone, config.engine))
 

@@ -25,6 +25,7 @@ SIZES: dict[Kind, tuple[str, ...]] = {
     "masks": ("bidirectional_layers", "window", "transition", "num_latents"),
     "heads": ("hidden_size", "num_heads", "head_size", "num_latents", "ffn_size"),
 }
+SETTINGS = ("config", "pooling", "settings", "layer.settings", "config.attention")
 # What a file may say, the first of which it must.
 NAMES: dict[Kind, tuple[str, ...]] = {
     "masks": (
@@ -87,7 +88,7 @@ def file_fault(kind: Kind, module: ModuleType) -> str | None:
 
 
 def _attributes(module: ModuleType) -> set[str]:
-    """Return the names that stand behind a dot in the module's file, but those of `self`."""
+    """Return the fields of the configuration that the module's file names."""
     tree = ast.parse(Path(str(module.__file__)).read_text())
     found = (node for node in ast.walk(tree) if isinstance(node, ast.Attribute))
-    return {node.attr for node in found if ast.unparse(node.value) != "self"}
+    return {node.attr for node in found if ast.unparse(node.value) in SETTINGS}

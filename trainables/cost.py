@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from trainables.build import assemble, trainable_parameters
 from trainables.config import TrialConfig
 from trainables.designs import refused_by_name
-from trainables.model.backbone import check_decoder, keep_layers
+from trainables.model.decoder import check_decoder, keep_layers
 from trainables.model.embedder import Embedder
 from trainables.tokenizer import locate
 

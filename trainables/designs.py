@@ -22,6 +22,7 @@ from trainables.config import (
     TrialConfig,
 )
 from trainables.faults import check
+from trainables.model.decoder import own_windows
 from trainables.model.kv_heads import UnsupportedDecoderError
 from trainables.model.pooling import Pooling
 from trainables.shape import Shape
@@ -68,6 +69,7 @@ def shape_of(settings: Any) -> Shape:
             width=settings.hidden_size,
             num_heads=heads,
             num_key_value_heads=getattr(settings, "num_key_value_heads", None) or heads,
+            windows=tuple(own_windows(settings)) if any(own_windows(settings)) else (),
         )
     except AttributeError as error:
         raise ConfigError(
@@ -88,7 +90,8 @@ def check_design(config: TrialConfig, shape: Shape) -> None:
         "pooling.layers": wrong,
         "pooling.include_instruction": _unread_instruction(config),
         "attention.key_value_heads": _same_heads(config, shape),
-        "engine.attn_implementation": _ignored(config, mask),
+        "engine.attn_implementation": _ignored(config, mask, shape),
+        "attention.window": _own_window(config, shape),
     }
     if not wrong:
         read = layers.numbers(config.pooling.layers, shape.depth)
@@ -119,9 +122,28 @@ def _same_heads(config: TrialConfig, shape: Shape) -> str | None:
     return f"expected 'native', as the decoder has {wanted!r} attention already, got {wanted!r}"
 
 
-def _ignored(config: TrialConfig, mask: Any) -> str | None:
+def _own_window(config: TrialConfig, shape: Shape) -> str | None:
+    """Refuse a window that the decoder's own windows, in every layer, keep inside."""
+    window, own = config.attention.window, shape.windows
+    if config.attention.mask != "sliding_window" or not own or None in own:
+        return None
+    widest = max(filter(None, own))
+    if window < widest - 1:
+        return None
+    return (
+        f"expected less than {widest - 1}, as the decoder's own layers see no further, "
+        f"got {window}: it would be bidirectional"
+    )
+
+
+def _ignored(config: TrialConfig, mask: Any, shape: Shape) -> str | None:
     kernel = config.engine.attn_implementation
-    if kernel != "flash_attention_2" or hasattr(mask, "IS_CAUSAL"):
+    if kernel != "flash_attention_2":
+        return None
+    if config.engine.precision == "fp32":
+        return "expected 'sdpa' or 'eager' with precision 'fp32', got 'flash_attention_2'"
+    is_causal = getattr(mask, "IS_CAUSAL", None)
+    if is_causal or (is_causal is False and not shape.windows):
         return None
     return (
         f"expected 'sdpa' or 'eager' with mask {config.attention.mask!r}, which FlashAttention "
@@ -230,7 +252,8 @@ def _matched(pooling: PoolingConfig, wanted: int, shape: Shape) -> PoolingConfig
     if abs(count(best) - wanted) > TOLERANCE * wanted:
         raise ConfigError(
             f"pooling.match_parameters: expected a number within 2 % of one that {name} reaches, "
-            f"got {wanted:,}; {name} {best} gives {count(best):,}"
+            f"got {wanted:,}; {name} {best} gives {count(best):,}; take such a number, or another "
+            "pooling.free_width"
         )
     return made(best)
 

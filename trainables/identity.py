@@ -56,6 +56,7 @@ def _canonical(config: TrialConfig) -> dict[str, Any]:
     """
     values = used(config)
     values["pooling.layers"] = layers.canonical(config.pooling.layers, config.backbone.num_layers)
+    values["lora.targets"] = sorted(values["lora.targets"])
     hidden = values.get("pooling.hidden_size")
     if values.get("pooling.ffn_size", 0) is None and hidden is not None:
         values["pooling.ffn_size"] = FFN_RATIO * hidden

@@ -10,6 +10,7 @@ import re
 WORDS = (
     '"last", "last_K", "first_third", "middle_third", "last_third", "every_N", "all" or "1,2,3"'
 )
+ALONE = ("last", "first_third", "middle_third", "last_third", "all")
 NUMBERED = re.compile(r"(last|every)_([1-9]\d*)")
 LISTED = re.compile(r"[1-9]\d*(,[1-9]\d*)*")
 
@@ -69,8 +70,7 @@ def _remedy(scope: object) -> str:
 
 
 def _is_known(scope: str) -> bool:
-    words = {"last", "first_third", "middle_third", "last_third", "all"}
-    return scope in words or bool(NUMBERED.fullmatch(scope) or LISTED.fullmatch(scope))
+    return scope in ALONE or bool(NUMBERED.fullmatch(scope) or LISTED.fullmatch(scope))
 
 
 def _fits(scope: str, depth: int) -> bool:

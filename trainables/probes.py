@@ -11,7 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainables.model.backbone import Backbone, checkpoint_activations
+from trainables.model.backbone import Backbone
+from trainables.model.decoder import checkpoint_activations
 from trainables.model.embedder import Embedder
 from trainables.reach import Copies, Wrong, copies, wrong_layer, wrong_state
 

@@ -13,3 +13,4 @@ class Shape:
     width: int
     num_heads: int
     num_key_value_heads: int
+    windows: tuple[int | None, ...] = ()  # of each layer; () where no layer has one

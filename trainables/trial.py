@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from trainables import adaptation, data, engine, evaluation, probes
+from trainables import adaptation, data, designs, engine, evaluation, probes
 from trainables.build import build
 from trainables.config import TrialConfig
 from trainables.cost import count_cost
@@ -104,6 +104,7 @@ class _Trainer:
         self.config = config
         self.session = session
         self._write("config.json", as_dict(config))
+        designs.check_design(config, designs.shape(config.backbone))
         self.cost = count_cost(config)
         self.tokenizer = Tokenizer(config.backbone.model)
         self.data = data.load_triples(

@@ -30,7 +30,7 @@ def faults(values: dict[str, Any], of: Shape = SHAPE) -> list[str]:
     return []
 
 
-def shaped(**values: int) -> Shape:
+def shaped(**values: Any) -> Shape:
     return Shape(**{"depth": 6, "width": 48, "num_heads": 4, "num_key_value_heads": 2} | values)
 
 
@@ -281,3 +281,46 @@ class TestShape:
             "backbone.model: expected a decoder of texts, got CLIPConfig without "
             "num_attention_heads"
         )
+
+
+class TestOwnWindows:
+    def test_a_window_outside_the_decoder_s_own_is_refused(self) -> None:
+        values = {"attention.mask": "sliding_window", "pooling.token_scope": "mean"}
+        own = shaped(windows=(8,) * 6)
+        assert faults(values | {"attention.window": 6}, own) == []
+        assert faults(values | {"attention.window": 7}, own) == [
+            "attention.window: expected less than 7, as the decoder's own layers see no further, "
+            "got 7: it would be bidirectional"
+        ]
+        mixed = shaped(windows=(8, None) * 3)
+        assert faults(values | {"attention.window": 7}, mixed) == []
+
+    def test_flash_attention_is_refused_where_it_ignores_the_mask(self) -> None:
+        values = {
+            "attention.mask": "bidirectional",
+            "pooling.token_scope": "mean",
+            "engine.attn_implementation": "flash_attention_2",
+        }
+        assert faults(values) == []
+        assert faults(values, shaped(windows=(8,) * 6)) == [
+            "engine.attn_implementation: expected 'sdpa' or 'eager' with mask 'bidirectional', "
+            "which FlashAttention ignores in silence, got 'flash_attention_2'"
+        ]
+        assert faults(values | {"engine.precision": "fp32"}) == [
+            "engine.attn_implementation: expected 'sdpa' or 'eager' with precision 'fp32', "
+            "got 'flash_attention_2'"
+        ]
+
+
+def test_a_warm_up_that_would_be_causal_is_refused() -> None:
+    values = {
+        "attention.mask": "prefix",
+        "adaptation.kind": "mntp",
+        "pooling.token_scope": "mean",
+        "instructions.query": "find the passage: ",
+    }
+    assert faults(values) == [
+        "adaptation.kind: expected 'none' for 'prefix' without instructions.document, got 'mntp': "
+        "the warm-up reads passages, which would be causal"
+    ]
+    assert faults(values | {"instructions.document": "this is a passage: "}) == []

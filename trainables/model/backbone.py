@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from . import kv_heads
+from .decoder import check_decoder, cut, own_windows
 from .kv_heads import UnsupportedDecoderError
 from .tokens import Layer, Tokens
 
 LATENT_NOISE = 0.1  # of an embedding's own size, so that the latents differ from the first step on
 SAMPLE = 1000  # tokens of the vocabulary whose embeddings the latents start among
-PLAIN_LAYERS = ("full_attention", "sliding_attention")
 
 States = Float[Tensor, "batch states dim"]  # of all tokens, or of the latents
 
@@ -188,68 +188,6 @@ def allowed_pairs(
         allowed = allowed & ((query.position - key.position).abs() < window)
     itself = torch.eye(allowed.shape[-1], dtype=torch.bool, device=allowed.device)
     return allowed | (itself & ~query.real)
-
-
-def check_decoder(decoder: Any) -> None:
-    """Refuse a decoder that is not a stack of layers with attention only.
-
-    Raises:
-        UnsupportedDecoderError: With the model's class and what it lacks.
-    """
-    name = type(decoder).__name__
-    layers = getattr(decoder, "layers", None)
-    if not isinstance(layers, nn.ModuleList) or not all(hasattr(x, "self_attn") for x in layers):
-        raise UnsupportedDecoderError(
-            f"backbone.model: expected a decoder whose `layers` have `self_attn`, got {name}"
-        )
-    if not isinstance(getattr(decoder, "norm", None), nn.Module):
-        raise UnsupportedDecoderError(
-            f"backbone.model: expected a decoder with a final `norm`, got {name}"
-        )
-    other = set(getattr(decoder.config, "layer_types", None) or ()) - set(PLAIN_LAYERS)
-    if other:
-        raise UnsupportedDecoderError(
-            f"backbone.model: expected layers of {', '.join(PLAIN_LAYERS)}, got {name} with "
-            f"{', '.join(sorted(other))}"
-        )
-
-
-def cut(decoder: Any, depth: int) -> None:
-    """Drop the layers behind `depth`, which nobody reads.
-
-    The state of a middle layer is read as it stands, so the final norm goes with the layers.
-    """
-    if depth < decoder.config.num_hidden_layers:
-        keep_layers(decoder, depth)
-        decoder.norm = nn.Identity()
-
-
-def keep_layers(decoder: Any, depth: int) -> None:
-    """Keep the first `depth` layers and the final norm."""
-    decoder.layers = decoder.layers[:depth]
-    types = getattr(decoder.config, "layer_types", None)
-    if types:
-        decoder.config.layer_types = types[:depth]
-    decoder.config.num_hidden_layers = depth
-
-
-def checkpoint_activations(decoder: Any, enabled: bool) -> None:
-    """Recompute activations in the backward pass, or keep them."""
-    name = "activation" if hasattr(decoder, "activation_checkpointing_enable") else "gradient"
-    if enabled:
-        getattr(decoder, f"{name}_checkpointing_enable")({"use_reentrant": False})
-        decoder.disable_input_require_grads()  # only reentrant checkpoints need those hooks
-    else:
-        getattr(decoder, f"{name}_checkpointing_disable")()
-
-
-def own_windows(config: Any) -> list[int | None]:
-    """Return the sliding window of each layer that the decoder was trained with."""
-    window = getattr(config, "sliding_window", None)
-    types = (
-        getattr(config, "layer_types", None) or ["sliding_attention"] * config.num_hidden_layers
-    )
-    return [window if kind == "sliding_attention" else None for kind in types]
 
 
 def _is_native(mask: Any, windows: Sequence[int | None]) -> bool:

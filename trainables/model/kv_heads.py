@@ -31,6 +31,7 @@ def convert(decoder: Any, structure: str) -> None:
     queries, keys = config.num_attention_heads, config.num_key_value_heads
     for layer in decoder.layers:
         attention: Any = getattr(layer, "self_attn", None)
+        _check_norm(decoder, attention)
         for name in ("k_proj", "v_proj"):
             old = getattr(attention, name, None)
             if not isinstance(old, nn.Linear):
@@ -41,6 +42,16 @@ def convert(decoder: Any, structure: str) -> None:
             setattr(attention, name, _converted(old, keys, change))
         attention.num_key_value_groups = 1 if structure == "multi_head" else queries
     config.num_key_value_heads = queries if structure == "multi_head" else 1
+
+
+def _check_norm(decoder: Any, attention: Any) -> None:
+    """Refuse a norm over all key heads together: with other heads it would be another function."""
+    weight = getattr(getattr(attention, "k_norm", None), "weight", None)
+    if weight is not None and weight.numel() != getattr(attention, "head_dim", None):
+        raise UnsupportedDecoderError(
+            f"attention.key_value_heads: expected 'native' for {type(decoder).__name__}, whose "
+            "k_norm joins the key heads"
+        )
 
 
 def _repeat(count: int) -> Callable[[Tensor], Tensor]:

@@ -14,6 +14,7 @@ from tests.trainables.model.designs import DEPTH
 from tests.trainables.model.making import FAMILIES, embedder, small, texts
 from trainables.build import add_lora, build, load_decoder, trainable_parameters
 from trainables.config import (
+    AttentionConfig,
     BackboneConfig,
     ConfigError,
     EngineConfig,
@@ -97,17 +98,16 @@ class TestLora:
 
 class TestLayersThatAreRead:
     @pytest.mark.parametrize("mask", ["causal", "prefix"])
+    @pytest.mark.parametrize("family", FAMILIES)
     def test_they_are_the_decoders_own_states_and_nothing_deeper_runs(
-        self, llama: Path, mask: str
+        self, saved: Callable[[str], Path], family: str, mask: str
     ) -> None:
         """Without an instruction both masks are causal; one is transformers', the other ours."""
         ids, real, _ = texts()
-        model: Any = load_decoder(BackboneConfig(model=str(llama), num_layers=DEPTH), FP32)
-        expected = hidden_states(model, ids)
-        for read in ([1], [2], [1, 2], [3], [2, 3], [1, 2, 3]):
-            cut = load_decoder(BackboneConfig(model=str(llama), num_layers=DEPTH), FP32)
-            config = small(llama, {"attention.mask": mask}).attention
-            backbone = Backbone(cut, config, read)
+        folder = BackboneConfig(model=str(saved(family)), num_layers=DEPTH)
+        expected = hidden_states(load_decoder(folder, FP32), ids)
+        for read in ([1], [1, 2], [3], [1, 2, 3]):
+            backbone = Backbone(load_decoder(folder, FP32), AttentionConfig(mask=mask), read)
             states, _ = backbone(ids, real)
             assert len(backbone.decoder.layers) == read[-1]
             for number, state in zip(read, states, strict=True):

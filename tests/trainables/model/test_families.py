@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 from transformers import AutoModel
 
-from tests.trainables.model.designs import DEPTH, MASKS
+from tests.trainables.model.designs import DEPTH, DESIGNS, MASKS
 from tests.trainables.model.making import (
     FAMILIES,
     WITHOUT_WINDOWS,
@@ -55,6 +55,27 @@ class TestEveryFamilyUnderEveryMask:
         inputs = padded(texts(), (2, 1))
         first, second = (model(*inputs) for model in models)
         torch.testing.assert_close(first, second, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", DESIGNS)
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "llama"])
+def test_every_design_on_every_family(saved: Saved, family: str, name: str) -> None:
+    """The contract on other families than the one that it is spelled out for, kernels in turn."""
+    kernel = KERNELS[(list(DESIGNS).index(name) + list(FAMILIES).index(family)) % 2]
+    design = {**DESIGNS[name], "engine.attn_implementation": kernel}
+    trained = shaken(embedder(saved(family), design))
+    inputs = texts()
+    vectors = trained(*inputs)
+    assert vectors.shape == (4, trained.pooling.output_size)
+    torch.testing.assert_close(vectors.norm(dim=1), torch.ones(4))
+    fresh = embedder(saved(family), design, seed=99)
+    fresh.load_state_dict(
+        {n: p for n, p in trained.named_parameters() if p.requires_grad}, strict=False
+    )
+    assert torch.equal(fresh(*inputs), vectors)
+    for pad in ((0, 4), (4, 0)):
+        torch.testing.assert_close(trained(*padded(inputs, pad)), vectors, atol=1e-5, rtol=0)
+    check_design(trained)
 
 
 def gap(left: torch.Tensor, right: torch.Tensor, tokens: Tokens) -> float:

@@ -17,8 +17,13 @@ def attends(query: Tokens, key: Tokens, layer: Layer) -> Bool[Tensor, "batch que
 
 
 def refuse(config: Any) -> dict[str, str]:
-    """Refuse it without an instruction: every text would be causal."""
+    """Refuse it where what it is meant for has no instruction: it would be causal."""
     given = config.instructions
+    if config.adaptation.kind == "mntp" and not given.document:
+        return {
+            "adaptation.kind": "expected 'none' for 'prefix' without instructions.document, got "
+            "'mntp': the warm-up reads passages, which would be causal"
+        }
     if given.query or given.document or given.other:
         return {}
     return {
