@@ -120,6 +120,8 @@ class Ledger:
         for trial in self._trials():
             if trial.state == TrialState.RUNNING and "config" not in trial.user_attrs:
                 self._drop_undecided(trial)
+            elif trial.state.is_finished():  # a kill may have come before its files were removed
+                self._drop_checkpoints(trial.number)
         if study.user_attrs.get("exhausted"):
             self.num_trials = len(self._known)
         self._live: dict[int, tuple[Assignment, optuna.Trial]] = {}
@@ -148,7 +150,7 @@ class Ledger:
             role=user["role"],
             number=trial.number,
             name=f"{self._folder.name}-{trial.number:04d}",
-            folder=self._folder / f"{trial.number:04d}",
+            folder=self._folder_of(trial.number),
         )
         assignment.folder.mkdir(parents=True, exist_ok=True)
         self._live[trial.number] = (assignment, trial)
@@ -205,7 +207,14 @@ class Ledger:
             self._study.tell(trial, ending.score)
         else:
             self._study.tell(trial, state=states[ending.status])
-        shutil.rmtree(assignment.folder / "checkpoints", ignore_errors=True)  # of no more use
+        self._drop_checkpoints(number)
+
+    def _folder_of(self, number: int) -> Path:
+        return self._folder / f"{number:04d}"
+
+    def _drop_checkpoints(self, number: int) -> None:
+        """Remove what a finished trial has no more use for."""
+        shutil.rmtree(self._folder_of(number) / "checkpoints", ignore_errors=True)
 
     def _drop_undecided(self, trial: optuna.trial.FrozenTrial) -> None:
         """Fail a trial that was asked for but had no design yet; one that was queued is again."""

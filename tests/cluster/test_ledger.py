@@ -200,6 +200,18 @@ def test_what_a_dead_driver_left_running_is_handed_out_first(tmp_path: Path) -> 
     assert take(reopened).number not in {t.number for t in left}
 
 
+def test_checkpoints_of_finished_trials_do_not_survive_a_kill(tmp_path: Path) -> None:
+    ledger, _, _ = open_ledger(tmp_path)
+    done, running = take(ledger), take(ledger)
+    ledger.complete(done.number, outcome(a=0.2))
+    kept = [trial.folder / "checkpoints" / "latest" for trial in (done, running)]
+    for file in kept:  # as if the driver was killed before it removed them
+        file.parent.mkdir()
+        file.touch()
+    open_ledger(tmp_path)
+    assert [file.exists() for file in kept] == [False, True]
+
+
 def test_a_trial_asked_for_but_not_decided_is_dropped(tmp_path: Path) -> None:
     _, study, _ = open_ledger(tmp_path)
     orphan = study.ask()
