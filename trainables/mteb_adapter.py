@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Iterable, Iterator
@@ -18,7 +19,7 @@ from mteb.abstasks import (
 )
 from mteb.models.model_meta import ModelMeta, ScoringFunction
 from mteb.results import TaskResult
-from threadpoolctl import threadpool_info, threadpool_limits
+from threadpoolctl import ThreadpoolController, threadpool_limits
 
 from trainables.encoding import Encode, Floats, encode_texts, unit
 from trainables.texts import text_id
@@ -57,7 +58,8 @@ class TaskEncoder:
         """Wrap `encode`, which receives at most `batch_size` texts at a time."""
         self._encode = encode
         self._batch_size = batch_size
-        self._threads = {pool["prefix"]: pool["num_threads"] for pool in threadpool_info()}
+        # By pool and not by name: torch and scikit-learn may each bring an OpenMP of their own.
+        self._threads = [(p, p.num_threads) for p in ThreadpoolController().lib_controllers]
         self._known: dict[tuple[str | None, str], Floats] = {}
         self.mteb_model_meta = ModelMeta.create_empty(
             {"name": "poolsearch/trial", "similarity_fn_name": ScoringFunction.COSINE}
@@ -69,11 +71,23 @@ class TaskEncoder:
         texts = [text for batch in inputs for text in batch["text"]]
         missing = [text for text in dict.fromkeys(texts) if (role, text) not in self._known]
         if missing:
-            with threadpool_limits(self._threads):
+            with self._own_threads():
                 vectors = encode_texts(self._encode, missing, role, self._batch_size)
             keys = ((role, text) for text in missing)
             self._known |= dict(zip(keys, vectors, strict=True))
         return np.stack([self._known[role, text] for text in texts])
+
+    @contextlib.contextmanager
+    def _own_threads(self) -> Iterator[None]:
+        """Give each pool as many threads as it had when this encoder was made."""
+        limits = [(pool, pool.num_threads) for pool, _ in self._threads]
+        for pool, number in self._threads:
+            pool.set_num_threads(number)
+        try:
+            yield
+        finally:
+            for pool, number in limits:
+                pool.set_num_threads(number)
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Floats:
         """Return the cosines [n, m] of each with each."""

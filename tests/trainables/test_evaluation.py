@@ -17,6 +17,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
+from threadpoolctl import ThreadpoolController, threadpool_info, threadpool_limits
 
 from trainables import evaluation
 from trainables.config import EMBEDDED_TASKS
@@ -145,21 +146,30 @@ class TestEmbeddedTasks:
         """Fits of sixty texts took ten times as long with as many threads as cores."""
         from sklearn.cluster import MiniBatchKMeans
 
-        encoding, scoring = set(), set()
+        encoding: list[dict[str, int]] = []
+        scoring: set[int] = set()
         fit = MiniBatchKMeans.fit
 
+        def pools() -> dict[str, int]:
+            return {pool["filepath"]: pool["num_threads"] for pool in threadpool_info()}
+
         def counting(texts: list[str], role: str | None) -> NDArray[np.float32]:
-            encoding.add(torch.get_num_threads())
+            encoding.append(pools())
             return encode(texts, role)
 
         def counted_fit(self: Any, *args: Any) -> Any:
-            scoring.add(torch.get_num_threads())
+            scoring.update(pools().values())
             return fit(self, *args)
 
         monkeypatch.setattr(MiniBatchKMeans, "fit", counted_fit)
-        before = torch.get_num_threads()
-        evaluate(counting, ["NewsgroupSetsClustering"], split="choosing", batch_size=32)
-        assert encoding == {before} == {torch.get_num_threads()}
+        openmp = ThreadpoolController().select(user_api="openmp").lib_controllers
+        assert len(openmp) > 1  # torch's and scikit-learn's, under one name
+        with threadpool_limits():  # puts back what is changed here
+            for number, pool in enumerate(openmp, start=2):
+                pool.set_num_threads(number)
+            before = pools()
+            evaluate(counting, ["NewsgroupSetsClustering"], split="choosing", batch_size=32)
+            assert all(seen == before for seen in [*encoding, pools()])
         assert scoring == {1}
 
     def test_roles_are_passed(self) -> None:
