@@ -90,7 +90,7 @@ class Predictor(nn.Module):
         substitute: int,
     ) -> Float[Tensor, ""]:
         """Return the summed cross-entropy of the hidden tokens, which are read as `substitute`."""
-        states, _ = self.backbone(ids.masked_fill(hidden, substitute), real, instruction)
+        states, _ = self.backbone.states(ids.masked_fill(hidden, substitute), real, instruction)
         before = self.norm(states[-1][:, :-1][hidden[:, 1:]])
         logits = self.language_model(inputs_embeds=before.unsqueeze(0), use_cache=False).logits
         return functional.cross_entropy(logits[0].float(), ids[hidden], reduction="sum")

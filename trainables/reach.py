@@ -16,7 +16,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainables.model.backbone import Backbone, allowed_pairs
+from trainables.model.backbone import Backbone
+from trainables.model.layer_masks import allowed_pairs
 from trainables.model.tokens import Layer, Tokens
 
 DRAWS = 8  # replacements at most, of which one must be seen: a small weight may drown in bf16
@@ -88,7 +89,7 @@ def wrong_layer(backbone: Backbone, rows: Copies) -> Wrong | None:
 
     places = zip(backbone.decoder.layers, backbone.layers(), backbone.windows, strict=True)
     with _hooked([(module, examine(layer, window)) for module, layer, window in places]):
-        backbone(rows.ids, rows.real, rows.instruction)
+        backbone.states(rows.ids, rows.real, rows.instruction)
     return found[0] if found else None
 
 
@@ -210,13 +211,13 @@ def _ahead(backbone: Backbone, rows: Copies, must: dict[int, Moved]) -> list[Mov
     places = torch.arange(len(rows.changed), device=rows.changed.device)
     is_token = rows.changed < rows.ids.shape[1]
     row, column = places[is_token], rows.changed[is_token]
-    before, _ = backbone(rows.ids, rows.real, rows.instruction)
+    before, _ = backbone.states(rows.ids, rows.real, rows.instruction)
     moved = [torch.zeros_like(must[number]) for number in backbone.read]
     size = backbone.decoder.config.vocab_size
     for draw in range(1, DRAWS + 1):
         other = rows.ids.clone()
         other[row, column] = (other[row, column] + draw * (size // (DRAWS + 1)) + 1) % size
-        after, _ = backbone(other, rows.real, rows.instruction)
+        after, _ = backbone.states(other, rows.real, rows.instruction)
         moved = [
             sofar | (old != new).any(-1)
             for sofar, old, new in zip(moved, before, after, strict=True)

@@ -251,7 +251,8 @@ def plain_loop(config: TrialConfig) -> tuple[list[float], dict[str, Tensor]]:
             first_row=0,
             seed=[config.seed, step],
         )
-        states, _ = model.backbone(torch.where(hidden, tokenizer.hidden, ids), real, instruction)
+        replaced = torch.where(hidden, tokenizer.hidden, ids)
+        states, _ = model.backbone.states(replaced, real, instruction)
         logits = language_model.lm_head(states[-1])
         loss = functional.cross_entropy(logits[:, :-1][hidden[:, 1:]], ids[hidden])
         optimizer.param_groups[0]["lr"] = settings.learning_rate * (1 - step / settings.steps)

@@ -6,21 +6,22 @@ Letters: B texts, T tokens, S tokens and latents, D model width.
 from __future__ import annotations
 
 import importlib
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import AttentionInterface
 
-from . import kv_heads
+from . import attention, kv_heads
+from .attention import Block
 from .decoder import check_decoder, cut, own_windows
 from .kv_heads import UnsupportedDecoderError
-from .tokens import Layer, Tokens
+from .layer_masks import Mask, layer_masks
+from .tokens import Layer, Padded, Tokens
 
 LATENT_NOISE = 0.1  # of an embedding's own size, so that the latents differ from the first step on
+SHORT = 256  # tokens up to which matrix products beat sdpa's fused kernel on a CPU, 3x in bf16
 SAMPLE = 1000  # tokens of the vocabulary whose embeddings the latents start among
 
 States = Float[Tensor, "batch states dim"]  # of all tokens, or of the latents
@@ -58,6 +59,8 @@ class Backbone(nn.Module):
         self.num_latents = settings.num_latents if getattr(self.mask, "LATENTS", False) else 0
         self._check_kernel()
         self._prepare()
+        self._kernel: str = decoder.config._attn_implementation
+        self._has_eager = attention.eager(decoder.layers[0].self_attn) is not None
 
     def _check_kernel(self) -> None:
         kernel = self.decoder.config._attn_implementation
@@ -78,11 +81,22 @@ class Backbone(nn.Module):
         for number, layer in enumerate(decoder.layers, 1):
             layer.register_forward_pre_hook(_take_mask(number), with_kwargs=True)
         if hasattr(self.mask, "first_stream"):
-            _read_first_stream(decoder)
+            attention.read_first_stream(decoder)
         if self.num_latents:
             self.latents = nn.Parameter(_first_latents(decoder, self.num_latents))
 
-    def forward(
+    def forward(self, batches: Sequence[Padded]) -> list[tuple[list[States], Tokens]]:
+        """Return, for each batch, the states of the layers that are read and their tokens.
+
+        Several batches are packed: they stand one behind the other in one row, so that all but
+        the attention runs over their tokens at once, and none sees another. One batch is run as
+        transformers has it.
+        """
+        if len(batches) == 1:
+            return [self._alone(batches[0])]
+        return self._packed(batches)
+
+    def states(
         self,
         ids: Int[Tensor, "batch tokens"],
         real: Bool[Tensor, "batch tokens"],
@@ -95,22 +109,80 @@ class Backbone(nn.Module):
             real: True for tokens that are no padding.
             instruction: True for tokens of the instruction; None if no text has one.
         """
+        read: list[tuple[list[States], Tokens]] = self([Padded(ids, real, instruction)])
+        return read[0]
+
+    def _alone(self, batch: Padded) -> tuple[list[States], Tokens]:
+        ids, real, instruction = batch
         tokens = Tokens.of(real, instruction)
-        if self.is_native:
-            inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": real}
-            inputs["position_ids"] = tokens.position
-            if real.is_meta:  # operations are counted: transformers would look at the padding
-                inputs["attention_mask"] = real[:, None, None, :].repeat(1, 1, ids.shape[1], 1)
-        else:
+        if not self.is_native:
             tokens = tokens.with_latents(self.num_latents)
-            inputs = self._inputs(ids, tokens)
-        states = self._run(inputs)
+            masks = self._masks(tokens, added=self._kernel.endswith("eager"))
+            inputs = self._inputs(ids, tokens) | {"layer_masks": masks, "attention_mask": masks[0]}
+            return self._read(self._run(inputs), tokens)
+        inputs = {"input_ids": ids, "attention_mask": real, "position_ids": tokens.position}
+        if real.is_meta:  # operations are counted: transformers would look at the padding
+            inputs["attention_mask"] = real[:, None, None, :].repeat(1, 1, ids.shape[1], 1)
+        return self._run(inputs), tokens
+
+    def _packed(self, batches: Sequence[Padded]) -> list[tuple[list[States], Tokens]]:
+        if not self.decoder.config._attn_implementation.startswith(attention.PACKED):
+            attention.take_blocks(self.decoder)
+        texts = [Tokens.of(b.real, b.instruction).with_latents(self.num_latents) for b in batches]
+        blocks = [self._block(tokens) for tokens in texts]
+        parts = [self._inputs(b.ids, tokens) for b, tokens in zip(batches, texts, strict=True)]
+        row: dict[str, Any] = {
+            name: torch.cat([part[name].flatten(0, 1) for part in parts]).unsqueeze(0)
+            for name in parts[0]
+        }
+        # Each block has masks of its own; of one like this transformers makes no other.
+        nothing = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=row["position_ids"].device)
+        states = self._run(row | {"attention_mask": nothing, "blocks": blocks})
+        sizes = [block.texts * block.tokens for block in blocks]
+        layers = zip(*(layer[0].split(sizes) for layer in states), strict=True)
+        return [
+            self._read([part.unflatten(0, (block.texts, -1)) for part in own], tokens)
+            for block, tokens, own in zip(blocks, texts, layers, strict=True)
+        ]
+
+    def _block(self, tokens: Tokens) -> Block:
+        """Return a batch's place in a packed row, and what its tokens see.
+
+        Its texts are padded on the right, so that causal attention keeps from padding by itself.
+        """
+        num_texts, num_tokens = tokens.real.shape
         if hasattr(self.mask, "first_stream"):
-            states = [state[len(ids) :] for state in states]
+            num_texts *= 2
+        kernel, is_causal = self._kernel, getattr(self.mask, "IS_CAUSAL", False)
+        if (
+            tokens.real.is_cpu
+            and num_tokens <= SHORT
+            and attention.eager(self.decoder.layers[0].self_attn)
+        ):
+            kernel = "eager"
+            if hasattr(self.mask, "first_stream"):
+                kernel = attention.TWO_STREAMS + kernel
+        masks: Sequence[Tensor | None] = [None] * len(self.windows)
+        if kernel.startswith("flash"):  # it has windows of its own
+            masks = [None if is_causal else tokens.real] * len(self.windows)
+        elif kernel.endswith("eager") or not self._needs_no_mask(tokens):
+            masks = self._masks(tokens, added=kernel.endswith("eager"))
+        return Block(num_texts, num_tokens, kernel, masks, is_causal)
+
+    def _needs_no_mask(self, tokens: Tokens) -> bool:
+        """Return whether kernels know what a batch's tokens see from `is_causal` alone."""
+        windows = [window for window in self.windows if window is not None]
+        if not self.is_native or (windows and min(windows) < tokens.real.shape[1]):
+            return False
+        return self.mask.IS_CAUSAL or bool(tokens.real.all())
+
+    def _read(self, states: list[Tensor], tokens: Tokens) -> tuple[list[States], Tokens]:
+        """Return the second stream, or the latents, of states that have them."""
+        if hasattr(self.mask, "first_stream"):
+            states = [state[len(state) // 2 :] for state in states]
         if self.num_latents:
-            return [state[:, -self.num_latents :] for state in states], tokens.last(
-                self.num_latents
-            )
+            states = [state[:, -self.num_latents :] for state in states]
+            tokens = tokens.last(self.num_latents)
         return states, tokens
 
     def _run(self, inputs: dict[str, Any]) -> list[States]:
@@ -124,70 +196,23 @@ class Backbone(nn.Module):
 
     def _inputs(self, ids: Tensor, tokens: Tokens) -> dict[str, Any]:
         embed = self.decoder.get_input_embeddings()
-        masks, positions = self._layer_masks(tokens, embed.weight.dtype), tokens.position
+        positions = tokens.position
         inputs: dict[str, Any] = {"input_ids": ids}
         if self.num_latents:
             latents = self.latents.to(embed.weight.dtype).expand(len(ids), -1, -1)
             inputs = {"inputs_embeds": torch.cat([embed(ids), latents], dim=1)}
         elif hasattr(self.mask, "first_stream"):
             inputs, positions = {"input_ids": ids.repeat(2, 1)}, positions.repeat(2, 1)
-        return inputs | {
-            "attention_mask": masks[0],
-            "layer_masks": masks,
-            "position_ids": positions,
-        }
+        return inputs | {"position_ids": positions}
 
-    def _layer_masks(
-        self, tokens: Tokens, dtype: torch.dtype
-    ) -> list[Bool[Tensor, "batch 1 queries keys"] | Float[Tensor, "batch 1 queries keys"]]:
-        """Return each layer's mask as its attention function takes it; like layers share one."""
-        variant: Callable[[Layer], Any] = getattr(self.mask, "variant", lambda layer: None)
-        made: dict[Any, Tensor] = {}
-        masks = []
-        for layer, window in zip(self.layers(), self.windows, strict=True):
-            kind = (variant(layer), window)
-            if kind not in made:
-                made[kind] = self._layer_mask(tokens, layer, window, dtype)
-            masks.append(made[kind])
-        return masks
-
-    def _layer_mask(
-        self, tokens: Tokens, layer: Layer, window: int | None, dtype: torch.dtype
-    ) -> Tensor:
-        streams = [getattr(self.mask, "first_stream", None), self.mask.attends]
-        allowed = torch.cat(
-            [allowed_pairs(attends, tokens, layer, window) for attends in streams if attends]
-        ).unsqueeze(1)
-        log_weight = getattr(self.mask, "log_weight", lambda *_: None)
-        bias = log_weight(tokens.queries(), tokens.keys(), layer)
-        if bias is None and not self.decoder.config._attn_implementation.endswith("eager"):
-            return allowed
-        least = torch.finfo(dtype).min  # eager attention adds its mask; a boolean one would leak
-        logits = torch.zeros_like(allowed, dtype=dtype) if bias is None else bias.unsqueeze(1)
-        return torch.where(allowed, logits.to(dtype), least)
+    def _masks(self, tokens: Tokens, *, added: bool) -> list[Mask]:
+        dtype = self.decoder.get_input_embeddings().weight.dtype
+        return layer_masks(self.mask, tokens, self.layers(), self.windows, dtype, added=added)
 
     def layers(self) -> list[Layer]:
         """Return where each layer's mask is asked for."""
         depth = self.decoder.config.num_hidden_layers
         return [Layer(n, depth, self.settings, self.progress) for n in range(1, depth + 1)]
-
-
-def allowed_pairs(
-    attends: Callable[[Tokens, Tokens, Layer], Tensor],
-    tokens: Tokens,
-    layer: Layer,
-    window: int | None,
-) -> Bool[Tensor, "batch queries keys"]:
-    """Return which key each query sees: what the mask says, within the decoder's own window.
-
-    Padding is never seen, but by itself: a row without a key would be no number.
-    """
-    query, key = tokens.queries(), tokens.keys()
-    allowed = attends(query, key, layer) & key.real & query.real
-    if window is not None:
-        allowed = allowed & ((query.position - key.position).abs() < window)
-    itself = torch.eye(allowed.shape[-1], dtype=torch.bool, device=allowed.device)
-    return allowed | (itself & ~query.real)
 
 
 def _is_native(mask: Any, windows: Sequence[int | None]) -> bool:
@@ -204,8 +229,8 @@ def _take_mask(number: int) -> Callable[..., tuple[Any, dict[str, Any]]]:
     """
 
     def hook(layer: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        masks = kwargs.pop("layer_masks")
-        return args, kwargs | {"attention_mask": masks[number - 1]}
+        masks = kwargs.pop("layer_masks", None)  # a packed row has none: each block has its own
+        return args, kwargs if masks is None else kwargs | {"attention_mask": masks[number - 1]}
 
     return hook
 
@@ -219,24 +244,3 @@ def _first_latents(decoder: Any, count: int) -> Float[Tensor, "latents dim"]:
     noise = torch.randn(count, embeddings.shape[1], device=embeddings.device)
     latents: Tensor = embeddings.mean(0, keepdim=True) + LATENT_NOISE * embeddings.std() * noise
     return latents
-
-
-def _read_first_stream(decoder: Any) -> None:
-    """Make attention read the keys and values of the batch's first half, for both halves."""
-    base = decoder.config._attn_implementation
-    name = f"two_stream_{base}"
-    AttentionInterface.register(name, _two_streams(base))
-    decoder.config._attn_implementation = name
-
-
-def _two_streams(base: str) -> Callable[..., Any]:
-    def attention(
-        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, **kwargs: Any
-    ) -> Any:
-        eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
-        function = AttentionInterface().get_interface(base, eager)
-        first = len(query) // 2
-        keys, values = (x[:first].repeat(2, 1, 1, 1) for x in (key, value))
-        return function(module, query, keys, values, mask, **kwargs)
-
-    return attention

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
 from .backbone import Backbone
 from .pooling import Pooling
+from .tokens import Padded
 
 
 class Embedder(nn.Module):
@@ -32,5 +36,12 @@ class Embedder(nn.Module):
             real: True for tokens that are no padding.
             instruction: True for tokens of the instruction; None if no text has one.
         """
-        states, tokens = self.backbone(ids, real, instruction)
-        return functional.normalize(self.pooling(states, tokens).float(), dim=-1)
+        return self.embed([Padded(ids, real, instruction)])
+
+    def embed(self, batches: Sequence[Padded]) -> Float[Tensor, "texts width"]:
+        """Return the embeddings of the texts of all batches, which are packed if they are several.
+
+        Packed texts are padded on the right; their embeddings are the same but for rounding.
+        """
+        vectors = [self.pooling(states, tokens) for states, tokens in self.backbone(batches)]
+        return functional.normalize(torch.cat(vectors).float(), dim=-1)

@@ -10,6 +10,14 @@ from torch import Tensor
 from torch.nn import functional
 
 
+class Padded(NamedTuple):
+    """Texts as a decoder reads them, padded to one length."""
+
+    ids: Int[Tensor, "batch tokens"]
+    real: Bool[Tensor, "batch tokens"]  # no padding
+    instruction: Bool[Tensor, "batch tokens"] | None  # None: no text has one
+
+
 class Tokens(NamedTuple):
     """The tokens of a batch; all fields have one shape, [batch, tokens]."""
 

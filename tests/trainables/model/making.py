@@ -16,6 +16,7 @@ from tests.trainables.model.designs import DEPTH, SMALL
 from trainables.build import build
 from trainables.config import TrialConfig
 from trainables.model.embedder import Embedder
+from trainables.model.tokens import Padded
 from trainables.overlay import overlay
 from trainables.probes import ProbeError
 
@@ -95,6 +96,11 @@ def padded(inputs: Inputs, pad: tuple[int, int]) -> Inputs:
     """Return texts under more padding, which is not made of zeros."""
     ids, real, instruction = (functional.pad(field, pad) for field in inputs)
     return torch.where(real, ids, torch.randint(VOCABULARY, ids.shape)), real, instruction
+
+
+def blocks(lengths: Sequence[Sequence[int]] = ((9, 8), (6,), (4, 4, 5))) -> list[Padded]:
+    """Return batches of random texts, each padded to its longest, to be packed."""
+    return [Padded(*texts(batch)) for batch in lengths]
 
 
 def refusal(check: Callable[[Embedder], None], model: Embedder) -> str:

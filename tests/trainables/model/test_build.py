@@ -108,7 +108,7 @@ class TestLayersThatAreRead:
         expected = hidden_states(load_decoder(folder, FP32), ids)
         for read in ([1], [1, 2], [3], [1, 2, 3]):
             backbone = Backbone(load_decoder(folder, FP32), AttentionConfig(mask=mask), read)
-            states, _ = backbone(ids, real)
+            states, _ = backbone.states(ids, real)
             assert len(backbone.decoder.layers) == read[-1]
             for number, state in zip(read, states, strict=True):
                 torch.testing.assert_close(

@@ -91,7 +91,9 @@ class TestAgainstTransformers:
         ids, real, _ = texts()
         output = model(ids, attention_mask=real, is_causal=False, output_hidden_states=True)
         expected = [state.clone() for state in output.hidden_states[1:]]
-        states, tokens = Backbone(model, AttentionConfig(mask="bidirectional"), ALL)(ids, real)
+        states, tokens = Backbone(model, AttentionConfig(mask="bidirectional"), ALL).states(
+            ids, real
+        )
         for found, state in zip(states, expected, strict=True):
             assert torch.equal(found[tokens.real], state[tokens.real])
 
@@ -117,7 +119,7 @@ class TestAgainstTransformers:
         ids, real, _ = texts((12, 7))
         output = model(ids, attention_mask=real, output_hidden_states=True)
         expected = [state.clone() for state in output.hidden_states[1:]]
-        states, tokens = Backbone(model, AttentionConfig(mask="prefix"), ALL)(ids, real)
+        states, tokens = Backbone(model, AttentionConfig(mask="prefix"), ALL).states(ids, real)
         for found, state in zip(states, expected, strict=True):
             assert gap(found, state, tokens) < 1e-5
 

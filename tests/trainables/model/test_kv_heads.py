@@ -28,7 +28,7 @@ def states(model: Any, **attention: Any) -> list[Tensor]:
     backbone = Backbone(copy.deepcopy(model), AttentionConfig(**attention), ALL)
     torch.manual_seed(3)
     ids, real, instruction = texts(LENGTHS)
-    found, _ = backbone(ids, real, instruction)
+    found, _ = backbone.states(ids, real, instruction)
     return [state[real] / state[real].std() for state in found]
 
 
@@ -78,7 +78,7 @@ class TestTwoStreams:
         backbone.mask = same
         torch.manual_seed(3)
         ids, real, instruction = texts(LENGTHS)
-        found, _ = backbone(ids, real, instruction)
+        found, _ = backbone.states(ids, real, instruction)
         for state, expected in zip(found, states(model), strict=True):
             own = state[real] / state[real].std()
             torch.testing.assert_close(own, expected, atol=1e-5, rtol=0)

@@ -87,8 +87,8 @@ class TestReach:
         ids, real, instruction = making.texts((9, 9))
         other = ids.clone()
         other[:, -1] = (ids[:, -1] + 1) % making.VOCABULARY
-        (before,), _ = embedder.backbone(ids, real, instruction)
-        (after,), _ = embedder.backbone(other, real, instruction)
+        (before,), _ = embedder.backbone.states(ids, real, instruction)
+        (after,), _ = embedder.backbone.states(other, real, instruction)
         assert not torch.equal(before[:, 0], after[:, 0])
         assert refusal(check_reach, embedder) == (
             "attention.mask: expected 'bidirectional', but state 0 of layer 1 does not see token 3"

@@ -1,0 +1,89 @@
+"""Attention functions of our own in front of transformers': two streams, and packed batches."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+
+TWO_STREAMS = "two_stream_"  # before the name of the function that both streams call
+PACKED = "packed_"
+
+
+class Block(NamedTuple):
+    """One padded batch among those that stand one behind the other in a packed row."""
+
+    texts: int
+    tokens: int  # of each text, padding and latents included
+    kernel: str  # transformers' name of the attention function
+    masks: Sequence[Tensor | None]  # of each layer, as the kernel takes it
+    is_causal: bool  # what a layer without a mask is
+
+
+def read_first_stream(decoder: Any) -> None:
+    """Make attention read the keys and values of the batch's first half, for both halves."""
+    base = decoder.config._attn_implementation
+    for name in (base, "eager"):
+        AttentionInterface.register(TWO_STREAMS + name, _two_streams(name))
+    decoder.config._attn_implementation = TWO_STREAMS + base
+
+
+def take_blocks(decoder: Any) -> None:
+    """Make attention take packed rows, in which no block sees another; others stay as they are."""
+    base = decoder.config._attn_implementation
+    AttentionInterface.register(PACKED + base, _in_blocks(base))
+    masks = AttentionMaskInterface()
+    if base in masks:
+        AttentionMaskInterface.register(PACKED + base, masks[base])
+    decoder.config._attn_implementation = PACKED + base
+
+
+def eager(module: nn.Module) -> Any:
+    """Return a family's own attention in plain matrix products, or None."""
+    return getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+
+
+def _function(name: str, module: nn.Module) -> Callable[..., Any]:
+    function: Callable[..., Any] = AttentionInterface().get_interface(name, eager(module))
+    return function
+
+
+def _two_streams(base: str) -> Callable[..., Any]:
+    def attention(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **kwargs: Any
+    ) -> Any:
+        first = len(query) // 2
+        keys, values = (x[:first].repeat(2, 1, 1, 1) for x in (key, value))
+        return _function(base, module)(module, query, keys, values, mask, **kwargs)
+
+    return attention
+
+
+def _in_blocks(base: str) -> Callable[..., Any]:
+    def attention(
+        module: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Any,
+        blocks: Sequence[Block] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        if blocks is None:
+            return _function(base, module)(module, query, key, value, mask, **kwargs)
+        sizes = [block.texts * block.tokens for block in blocks]
+        parts = zip(blocks, *(x[0].split(sizes, dim=1) for x in (query, key, value)), strict=True)
+        read = []
+        for block, *states in parts:  # [heads, texts x tokens, width]
+            batch = (x.unflatten(1, (block.texts, block.tokens)).transpose(0, 1) for x in states)
+            own = block.masks[module.layer_idx]
+            options = kwargs | {"is_causal": block.is_causal and own is None}
+            output, _ = _function(block.kernel, module)(module, *batch, own, **options)
+            read.append(output.flatten(0, 1))  # [texts x tokens, heads, width]
+        return torch.cat(read).unsqueeze(0), None
+
+    return attention
