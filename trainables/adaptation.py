@@ -40,7 +40,8 @@ from trainables.config import ConfigError, TrainingConfig, TrialConfig
 from trainables.data import TrainingData, permutation
 from trainables.model.backbone import Backbone
 from trainables.model.decoder import keep_layers
-from trainables.tokenizer import Batch, Tokenizer, locate
+from trainables.model.tokens import Padded
+from trainables.tokenizer import Tokenizer, locate
 
 WEIGHTS = "adapted.safetensors"
 CHECKPOINTS = "adaptation"
@@ -141,7 +142,7 @@ def _load_language_model(config: TrialConfig) -> Any:
 
 
 def choose(
-    batch: Batch, share: float, *, first_row: int, seed: Sequence[int]
+    batch: Padded, share: float, *, first_row: int, seed: Sequence[int]
 ) -> Bool[Tensor, "batch tokens"]:
     """Return which tokens to hide: the share of each text, at least one, by seed and row alone.
 
@@ -241,7 +242,7 @@ class _Warmup:
         mean = loss * workers / count.clamp(min=1)
         return engine.take_step(self.engine, mean, f"step {step + 1} of the warm-up")
 
-    def _batch(self, step: int, first: int, count: int) -> Batch:
+    def _batch(self, step: int, first: int, count: int) -> Padded:
         """Return this worker's texts of a step, given by `seed` and `step` alone."""
         number, size = len(self.passages), self.config.adaptation.batch_size
         epoch, place = divmod(step, max(number // size, 1))

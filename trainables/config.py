@@ -204,6 +204,7 @@ class TrainingConfig:
     max_passage_tokens: int = 48
     report_every: int = 8  # steps between reports; weak trials stop at reports
     matryoshka: tuple[int, ...] = ()  # leading sizes that are trained too (arXiv 2205.13147)
+    mini_batch_tokens: int = 16384  # of one forward pass; what it does not hold is cached
     gradient_checkpointing: bool = False  # recompute activations in the backward pass
 
     def __post_init__(self) -> None:
@@ -224,6 +225,7 @@ class TrainingConfig:
                 "max_passage_tokens": whole(self.max_passage_tokens, at_least=2),
                 "report_every": whole(self.report_every, at_least=1),
                 "matryoshka": distinct_sizes(self.matryoshka),
+                "mini_batch_tokens": whole(self.mini_batch_tokens, at_least=1),
                 "gradient_checkpointing": true_or_false(self.gradient_checkpointing),
             }
         )

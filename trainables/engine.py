@@ -106,15 +106,25 @@ def sum_over_workers(value: Tensor) -> Tensor:
     return total
 
 
+def finite_mean(loss: Tensor, name: str) -> float:
+    """Return the workers' mean loss of the step `name`.
+
+    Raises:
+        TrainingError: If it is not finite; every worker raises it.
+    """
+    value = sum_over_workers(loss).item() / dist.get_world_size()
+    if not math.isfinite(value):
+        raise TrainingError(f"loss: expected a finite number, got {value} at {name}")
+    return value
+
+
 def take_step(engine: Any, loss: Tensor, name: str) -> float:
     """Take the optimiser step `name` on the workers' mean loss, and return that.
 
     Raises:
         TrainingError: If the loss is not finite; every worker raises it.
     """
-    value = sum_over_workers(loss).item() / dist.get_world_size()
-    if not math.isfinite(value):
-        raise TrainingError(f"loss: expected a finite number, got {value} at {name}")
+    value = finite_mean(loss, name)
     engine.backward(loss)
     engine.step()
     return value

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
-from torch import Tensor
 from transformers import AutoTokenizer
 
 from trainables import assets
 from trainables.config import EMBEDDED_MODEL, ConfigError, TrialConfig
 from trainables.faults import check
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from trainables.model.tokens import Padded
 
 
 def locate(model: str) -> str:
@@ -23,16 +20,8 @@ def locate(model: str) -> str:
     return str(assets.model_folder()) if model == EMBEDDED_MODEL else model
 
 
-class Batch(NamedTuple):
-    """Tokenised texts, padded on the right."""
-
-    ids: Int[Tensor, "batch tokens"]
-    real: Bool[Tensor, "batch tokens"]  # no padding
-    instruction: Bool[Tensor, "batch tokens"]  # of the instruction before the text
-
-    def to(self, device: torch.device) -> Batch:
-        """Return the batch on another device."""
-        return Batch(*(field.to(device) for field in self))
+Row = tuple[Sequence[int], int]
+"""A text's token ids, and how many of them are of the instruction."""
 
 
 class Tokenizer:
@@ -64,9 +53,7 @@ class Tokenizer:
         tokenizer: Any = self._tokenizer
         self.hidden: int = tokenizer.convert_tokens_to_ids("_") if mask is None else mask
 
-    def rows(
-        self, texts: Sequence[str], max_tokens: int, instruction: str = ""
-    ) -> list[tuple[list[int], int]]:
+    def rows(self, texts: Sequence[str], max_tokens: int, instruction: str = "") -> list[Row]:
         """Return each text's token ids and how many of them are of the instruction.
 
         Instruction and text are tokenised as one string. A token that reaches into the text is the
@@ -109,14 +96,19 @@ class Tokenizer:
         """
         return min(count for _, count in self.rows(["", "a"], max_tokens, instruction))
 
-    def __call__(self, texts: Sequence[str], max_tokens: int, instruction: str = "") -> Batch:
+    def __call__(self, texts: Sequence[str], max_tokens: int, instruction: str = "") -> Padded:
         """Return the texts as one batch."""
-        rows = self.rows(texts, max_tokens, instruction)
-        longest = max(len(row) for row, _ in rows)
-        padded = [row + [self.padding] * (longest - len(row)) for row, _ in rows]
-        lengths = torch.tensor([[len(row), count] for row, count in rows])
-        places = torch.arange(longest)
-        return Batch(torch.tensor(padded), places < lengths[:, :1], places < lengths[:, 1:])
+        return pad(self.rows(texts, max_tokens, instruction), self.padding)
+
+
+def pad(rows: Sequence[Row], padding: int) -> Padded:
+    """Return tokenised texts as one batch, filled up on the right with the token id `padding`."""
+    lengths = torch.tensor([[len(ids), count] for ids, count in rows])
+    places = torch.arange(int(lengths[:, 0].max()))
+    ids = torch.full((len(rows), len(places)), padding)
+    for number, (row, _) in enumerate(rows):
+        ids[number, : len(row)] = torch.as_tensor(row)
+    return Padded(ids, places < lengths[:, :1], places < lengths[:, 1:])
 
 
 def check_instructions(config: TrialConfig) -> None:

@@ -21,7 +21,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from trainables import adaptation, data, designs, engine, evaluation, probes
+from trainables import (
+    adaptation,
+    contrastive,
+    data,
+    designs,
+    engine,
+    evaluation,
+    packing,
+    probes,
+)
 from trainables.build import build
 from trainables.config import TrialConfig
 from trainables.cost import count_cost
@@ -30,7 +39,7 @@ from trainables.identity import digest
 from trainables.model.embedder import Embedder
 from trainables.objective import info_nce, matryoshka
 from trainables.overlay import as_dict
-from trainables.tokenizer import Tokenizer
+from trainables.tokenizer import Row, Tokenizer
 
 PACKAGES = ("torch", "transformers", "peft", "deepspeed", "mteb")
 
@@ -112,7 +121,9 @@ class _Trainer:
         )
         self.adapted = self._warm_up()
         self.progress = _Progress(seconds=self.adapted.seconds if self.adapted else 0.0)
-        self.engine = engine.initialize(self._build(), config.engine, config.training)
+        trainee = contrastive.Trainee(self._build(), config.training.temperature, learned=False)
+        self.engine = engine.initialize(trainee, config.engine, config.training)
+        self.mini_batch_tokens = config.training.mini_batch_tokens
 
     def _warm_up(self) -> adaptation.Adapted | None:
         """Warm the backbone up, if the design asks for it."""
@@ -161,38 +172,47 @@ class _Trainer:
         batch = data.batch_at(
             self.data, step, batch_size=training.batch_size, seed=self.config.seed
         )
-        share = training.batch_size // self.config.engine.num_workers
-        mine = batch[rank * share : (rank + 1) * share]
+        size = training.batch_size // self.config.engine.num_workers
+        shares = [self._rows(batch[i : i + size]) for i in range(0, len(batch), size)]
+        number = max(
+            packing.num_mini_batches([len(ids) for ids, _ in rows], self.mini_batch_tokens)
+            for rows in shares  # as many on every worker: they take each pass together
+        )
+        packed = packing.pack(shares[rank], number, self.tokenizer.padding).to(self.engine.device)
         self.engine.train()
         self._set_progress(step)
-        passages = [triple.positive for triple in mine]
-        passages += [text for triple in mine for text in triple.negatives]
-        queries = [triple.query for triple in mine]
-        loss = self._loss(
-            self._embed(queries, "query", training.max_query_tokens),
-            self._embed(passages, "document", training.max_passage_tokens),
-        )
-        return engine.take_step(self.engine, loss, f"step {step + 1}")
 
-    def _loss(self, queries: torch.Tensor, passages: torch.Tensor) -> torch.Tensor:
-        """Return this worker's part of the loss; its positives come before its negatives."""
+        def loss(embeddings: torch.Tensor, log_scale: torch.Tensor) -> torch.Tensor:
+            return self._loss(embeddings[packed.order], size)
+
+        return contrastive.train_step(self.engine, packed.mini_batches, loss, f"step {step + 1}")
+
+    def _rows(self, triples: Sequence[data.Triple]) -> list[Row]:
+        """Return the tokens of all queries, then of all positives, then of all negatives."""
+        training, texts = self.config.training, self.config.instructions
+        passages = [triple.positive for triple in triples]
+        passages += [text for triple in triples for text in triple.negatives]
+        return [
+            *self.tokenizer.rows(
+                [triple.query for triple in triples], training.max_query_tokens, texts.query
+            ),
+            *self.tokenizer.rows(passages, training.max_passage_tokens, texts.document),
+        ]
+
+    def _loss(self, embeddings: torch.Tensor, num_queries: int) -> torch.Tensor:
+        """Return this worker's part of the loss."""
         training = self.config.training
+        queries, positives, negatives = embeddings.tensor_split([num_queries, 2 * num_queries])
         return matryoshka(
             partial(info_nce, temperature=training.temperature, rank=self.session.rank),
             training.matryoshka,
-            (queries, passages[: len(queries)], passages[len(queries) :]),
+            (queries, positives, negatives),
         )
 
     def _set_progress(self, step: int) -> None:
         """Tell the backbone how much of the training is done; an untrained model is finished."""
         steps = self.config.training.steps
-        self.engine.module.backbone.progress = step / steps if steps else 1.0
-
-    def _embed(self, texts: Sequence[str], role: str, max_tokens: int) -> torch.Tensor:
-        instruction: str = getattr(self.config.instructions, role)
-        batch = self.tokenizer(texts, max_tokens, instruction)
-        embeddings: torch.Tensor = self.engine(*batch.to(self.engine.device))
-        return embeddings
+        self.engine.module.embedder.backbone.progress = step / steps if steps else 1.0
 
     def _report(self) -> Report:
         progress = self.progress
@@ -213,15 +233,20 @@ class _Trainer:
         settings, training = self.config.evaluation, self.config.training
         self._set_progress(self.progress.step)
         limit = training.max_query_tokens if prompt_type == "query" else settings.max_tokens
-        starts = range(0, len(texts), settings.batch_size)
-        role = prompt_type or "other"
-        parts = [self._embed(texts[i : i + settings.batch_size], role, limit) for i in starts]
+        instruction: str = getattr(self.config.instructions, prompt_type or "other")
+        parts = []
+        for start in range(0, len(texts), settings.batch_size):
+            batch = texts[start : start + settings.batch_size]
+            rows = self.tokenizer.rows(batch, limit, instruction)
+            packed = packing.pack(rows, 1, self.tokenizer.padding).to(self.engine.device)
+            embeddings, _ = self.engine(packed.mini_batches[0])
+            parts.append(embeddings[packed.order])
         return torch.cat(parts).cpu().numpy()
 
     def score(self) -> Outcome:
         """Save the weights, score the tasks and write the values behind the scores."""
         folder, settings = self.session.folder, self.config.evaluation
-        engine.save_weights(self.engine.module, folder / "weights.safetensors")
+        engine.save_weights(self.engine.module.embedder, folder / "weights.safetensors")
         result = evaluation.evaluate(
             self.encode,
             settings.tasks,

@@ -48,8 +48,9 @@ from trainables.config import (
     TrainingConfig,
     TrialConfig,
 )
+from trainables.model.tokens import Padded
 from trainables.overlay import overlay
-from trainables.tokenizer import Batch, Tokenizer
+from trainables.tokenizer import Tokenizer
 
 STEPS = 5
 SIZES: dict[str, Any] = {
@@ -120,7 +121,7 @@ def config(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TrialConfig]
     torch.set_num_threads(threads)
 
 
-def batch(texts: list[str] | None = None, instruction: str = "") -> Batch:
+def batch(texts: list[str] | None = None, instruction: str = "") -> Padded:
     return Tokenizer("tied")(texts or TEXTS, 48, instruction)
 
 
@@ -161,7 +162,7 @@ class TestWhatIsHidden:
         assert adaptation.passages(data.TrainingData(triples, ())) == ("a", "b", "c")
 
 
-def slow_loss(config: TrialConfig, tokens: Batch, hidden: Tensor, substitute: int) -> Tensor:
+def slow_loss(config: TrialConfig, tokens: Padded, hidden: Tensor, substitute: int) -> Tensor:
     """Return the sum over hidden tokens, one text at a time, by transformers' own model."""
     model: Any = AutoModelForCausalLM.from_pretrained(
         config.backbone.model, num_hidden_layers=config.backbone.num_layers
@@ -246,7 +247,7 @@ def plain_loop(config: TrialConfig) -> tuple[list[float], dict[str, Tensor]]:
             [texts[i] for i in chosen], training.max_passage_tokens, config.instructions.document
         )
         hidden = adaptation.choose(
-            Batch(ids, real, instruction),
+            Padded(ids, real, instruction),
             settings.masked_share,
             first_row=0,
             seed=[config.seed, step],

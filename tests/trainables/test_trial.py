@@ -307,12 +307,30 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 class TestEveryStage:
-    def test_one_worker_trains_as_the_plain_loop(
-        self, one: Group, config: TrialConfig, tmp_path: Path, stage: int
+    @pytest.mark.parametrize("mini_batch_tokens", [10_000, 150], ids=["at once", "cached"])
+    @pytest.mark.parametrize("num_workers", [1, 2])
+    def test_it_trains_as_the_plain_loop(
+        self,
+        one: Group,
+        two: Group,
+        config: TrialConfig,
+        tmp_path: Path,
+        stage: int,
+        num_workers: int,
+        mini_batch_tokens: int,
     ) -> None:
-        config = overlay(config, {"engine.zero_stage": stage, "lora.dropout": 0.1})
-        found = losses(reports(one, config, tmp_path, STEPS))
-        assert found == pytest.approx(plain_loop(config), abs=1e-4)
+        changes = {
+            "engine.zero_stage": stage,
+            "engine.num_workers": num_workers,
+            "training.mini_batch_tokens": mini_batch_tokens,
+            "training.steps": 20,
+            "training.learning_rate": 2e-3,  # at higher ones rounding grows from step to step
+            "training.head_learning_rate": 1e-3,
+        }
+        config = overlay(config, changes)
+        found = reports(two if num_workers == 2 else one, config, tmp_path, 20)
+        assert losses(found) == pytest.approx(plain_loop(config), abs=1e-4)
+        assert all(len({report.quick_score for report in ranks}) == 1 for ranks in found)
 
     def test_recomputed_activations_change_nothing(
         self, one: Group, config: TrialConfig, tmp_path: Path, stage: int
@@ -381,18 +399,8 @@ def test_a_resumed_gradual_mask_goes_on_where_it_was(
     for num, done in ((1, 0), (2, 2)):
         trained, scored = one[0].submit(progress_seen, config, tmp_path, num).result(TIMEOUT_S)
         steps = [done / STEPS, (done + 1) / STEPS]
-        assert trained[-4:] == [steps[0], steps[0], steps[1], steps[1]]  # queries, passages
+        assert trained[-2:] == steps
         assert scored == {(done + 2) / STEPS}
-
-
-@pytest.mark.parametrize("stage", [2, 3])
-def test_two_workers_train_as_the_plain_loop(
-    two: Group, config: TrialConfig, tmp_path: Path, stage: int
-) -> None:
-    config = overlay(config, {"engine.zero_stage": stage, "engine.num_workers": 2})
-    found = reports(two, config, tmp_path, STEPS)
-    assert losses(found) == pytest.approx(plain_loop(config), abs=1e-4)
-    assert all(first.quick_score == second.quick_score for first, second in found)
 
 
 def test_two_workers_continue_to_the_same_bits(
@@ -408,7 +416,8 @@ def test_two_workers_continue_to_the_same_bits(
 
 @pytest.mark.parametrize("stage", [2, 3])
 def test_bf16_learns(one: Group, config: TrialConfig, tmp_path: Path, stage: int) -> None:
-    config = overlay(config, {"engine.zero_stage": stage, "engine.precision": "bf16"})
-    found = losses(reports(one, config, tmp_path, STEPS))
+    changes = {"engine.precision": "bf16", "training.learning_rate": 3e-3, "training.steps": 12}
+    config = overlay(config, {"engine.zero_stage": stage, **changes})
+    found = losses(reports(one, config, tmp_path, 12))
     assert found[0] == pytest.approx(plain_loop(config)[0], rel=0.1)
     assert found[-1] < found[0] / 2

@@ -109,7 +109,7 @@ class Backbone(nn.Module):
             real: True for tokens that are no padding.
             instruction: True for tokens of the instruction; None if no text has one.
         """
-        read: list[tuple[list[States], Tokens]] = self([Padded(ids, real, instruction)])
+        read: list[tuple[list[States], Tokens]] = self([Padded.of(ids, real, instruction)])
         return read[0]
 
     def _alone(self, batch: Padded) -> tuple[list[States], Tokens]:

@@ -36,7 +36,7 @@ class Embedder(nn.Module):
             real: True for tokens that are no padding.
             instruction: True for tokens of the instruction; None if no text has one.
         """
-        return self.embed([Padded(ids, real, instruction)])
+        return self.embed([Padded.of(ids, real, instruction)])
 
     def embed(self, batches: Sequence[Padded]) -> Float[Tensor, "texts width"]:
         """Return the embeddings of the texts of all batches, which are packed if they are several.

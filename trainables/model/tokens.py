@@ -15,7 +15,16 @@ class Padded(NamedTuple):
 
     ids: Int[Tensor, "batch tokens"]
     real: Bool[Tensor, "batch tokens"]  # no padding
-    instruction: Bool[Tensor, "batch tokens"] | None  # None: no text has one
+    instruction: Bool[Tensor, "batch tokens"]  # of the instruction before the text
+
+    @classmethod
+    def of(cls, ids: Tensor, real: Tensor, instruction: Tensor | None) -> Padded:
+        """Return a batch; None means that no text has an instruction."""
+        return cls(ids, real, torch.zeros_like(real) if instruction is None else instruction)
+
+    def to(self, device: torch.device) -> Padded:
+        """Return the batch on another device."""
+        return Padded(*(field.to(device) for field in self))
 
 
 class Tokens(NamedTuple):
