@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import AutoModel, PreTrainedModel
 
-from trainables import designs, layers
+from trainables import designs, kernels, layers
 from trainables.config import BackboneConfig, ConfigError, EngineConfig, LoraConfig, TrialConfig
 from trainables.model.backbone import Backbone
 from trainables.model.decoder import checkpoint_activations, keep_layers
@@ -27,6 +27,8 @@ def load_decoder(config: BackboneConfig, engine: EngineConfig) -> PreTrainedMode
     )
     if config.num_layers is not None:
         keep_layers(model, config.num_layers)
+    if engine.liger_kernels:
+        kernels.use_liger(model)
     return model.requires_grad_(False)
 
 

@@ -239,6 +239,8 @@ class EngineConfig:
     precision: Precision = "bf16"
     num_workers: int = 1
     attn_implementation: AttentionImplementation = "sdpa"  # transformers' name
+    compile: bool = False  # norms and gated units; needs a C++ compiler, and a minute at the start
+    liger_kernels: bool = False  # norms and gated units of liger-kernel, on GPUs
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -248,6 +250,8 @@ class EngineConfig:
                 "precision": one_of(self.precision, Precision),
                 "num_workers": whole(self.num_workers, at_least=1),
                 "attn_implementation": one_of(self.attn_implementation, AttentionImplementation),
+                "compile": true_or_false(self.compile),
+                "liger_kernels": true_or_false(self.liger_kernels),
             }
         )
 

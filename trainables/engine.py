@@ -30,6 +30,10 @@ class TrainingError(RuntimeError):
     """Training cannot go on."""
 
 
+class OutOfMemoryError(TrainingError):
+    """A forward pass took more memory than there is; a smaller one may fit."""
+
+
 def device() -> torch.device:
     """Return the device that this process trains on."""
     if torch.cuda.is_available():

@@ -25,6 +25,7 @@ from trainables.overlay import from_dict
 if TYPE_CHECKING:
     from trainables.trial import Outcome, Report
 
+OUT_OF_MEMORY = "OutOfMemoryError"  # of `trainables.engine`, which takes seconds to import
 HANG_TIMEOUT_S = 6 * 3600.0  # for one report or a whole evaluation; then the group is made anew
 
 
@@ -99,7 +100,11 @@ class TrialGroup(tune.Trainable):
             events = self._get([worker.advance.remote() for worker in self._workers])
         except ray.exceptions.RayTaskError as error:
             self._kill_workers()  # the others may wait for the failed one in a collective
-            return {"kind": "Failure", "event": json.dumps(_reason(error)), "done": True}
+            reason = _reason(error)
+            if reason.startswith(OUT_OF_MEMORY):
+                self.setup(self.config)  # goes on with less at once, as its folder says now
+                return self.step()
+            return {"kind": "Failure", "event": json.dumps(reason), "done": True}
         kind, event = events[0]  # the ranks' events differ in nothing but seconds
         return {"kind": kind, "event": json.dumps(event), "done": kind == "Outcome"}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +29,7 @@ from trainables import (
     designs,
     engine,
     evaluation,
+    kernels,
     packing,
     probes,
 )
@@ -36,6 +38,7 @@ from trainables.config import TrialConfig
 from trainables.cost import count_cost
 from trainables.engine import TrainingError as TrainingError
 from trainables.identity import digest
+from trainables.memory import Memory
 from trainables.model.embedder import Embedder
 from trainables.objective import info_nce, matryoshka
 from trainables.overlay import as_dict
@@ -95,15 +98,26 @@ def run(config: TrialConfig, session: Session) -> Iterator[Report | Outcome]:
     Raises:
         ConfigError: If the model or the data cannot take the design.
         ProbeError: If the built model does not do what the design says.
-        TrainingError: If the loss is not finite.
+        TrainingError: If the loss is not finite, or one text alone needs more memory than there
+            is. Several workers raise at any lack of memory, as others wait for the one that has
+            it; started again, they go on with half the tokens in a forward pass.
     """
     engine.quiet_deepspeed()
-    trainer = _Trainer(config, session)
-    try:
-        yield from trainer.train()
-        yield trainer.score()
-    finally:
-        trainer.close()
+    kernels.check_kernels(config.engine)
+    num_told, outcome = 0, None
+    while outcome is None:
+        trainer = _Trainer(config, session)
+        try:
+            for report in itertools.islice(trainer.train(), num_told, None):
+                num_told += 1
+                yield report
+            outcome = trainer.score()
+        except engine.OutOfMemoryError:
+            if config.engine.num_workers > 1:  # the others wait for this one in a collective
+                raise
+        finally:
+            trainer.close()
+    yield outcome
 
 
 class _Trainer:
@@ -123,7 +137,7 @@ class _Trainer:
         self.progress = _Progress(seconds=self.adapted.seconds if self.adapted else 0.0)
         trainee = contrastive.Trainee(self._build(), config.training.temperature, learned=False)
         self.engine = engine.initialize(trainee, config.engine, config.training)
-        self.mini_batch_tokens = config.training.mini_batch_tokens
+        self.memory = Memory(session.folder / "memory.json", config.training.mini_batch_tokens)
 
     def _warm_up(self) -> adaptation.Adapted | None:
         """Warm the backbone up, if the design asks for it."""
@@ -142,6 +156,8 @@ class _Trainer:
             engine.load_weights(embedder, self.session.folder / adaptation.WEIGHTS)
         embedder.to(engine.device())
         probes.check_design(embedder)
+        if self.config.engine.compile:
+            kernels.compile_layers(embedder.backbone.decoder)
         torch.manual_seed(_seed(self.config) + 1 + self.session.rank)  # workers' dropout differs
         return embedder
 
@@ -175,7 +191,7 @@ class _Trainer:
         size = training.batch_size // self.config.engine.num_workers
         shares = [self._rows(batch[i : i + size]) for i in range(0, len(batch), size)]
         number = max(
-            packing.num_mini_batches([len(ids) for ids, _ in rows], self.mini_batch_tokens)
+            packing.num_mini_batches([len(ids) for ids, _ in rows], self.memory.mini_batch_tokens)
             for rows in shares  # as many on every worker: they take each pass together
         )
         packed = packing.pack(shares[rank], number, self.tokenizer.padding).to(self.engine.device)
@@ -185,7 +201,10 @@ class _Trainer:
         def loss(embeddings: torch.Tensor, log_scale: torch.Tensor) -> torch.Tensor:
             return self._loss(embeddings[packed.order], size)
 
-        return contrastive.train_step(self.engine, packed.mini_batches, loss, f"step {step + 1}")
+        name = f"step {step + 1}"
+        most = max(sum(b.ids.numel() for b in blocks) for blocks in packed.mini_batches)
+        with self.memory.watched(name, most, can_halve=number < len(packed.order)):
+            return contrastive.train_step(self.engine, packed.mini_batches, loss, name)
 
     def _rows(self, triples: Sequence[data.Triple]) -> list[Row]:
         """Return the tokens of all queries, then of all positives, then of all negatives."""

@@ -42,6 +42,7 @@ from trainables.config import (
     TrainingConfig,
     TrialConfig,
 )
+from trainables.contrastive import Trainee
 from trainables.model.backbone import Backbone
 from trainables.model.embedder import Embedder
 from trainables.overlay import from_dict, overlay
@@ -259,6 +260,67 @@ def test_a_loss_that_is_not_finite_ends_the_trial_with_its_step(
         trial.TrainingError, match=r"^loss: expected a finite number, got nan at step 2$"
     ):
         reports(one, overlay(config, {**RARE, **rates}), tmp_path, 1)
+
+
+def drive_in_little_memory(
+    config: TrialConfig, rank: int, folder: Path, most: int, poor: int = 0
+) -> list[trial.Report]:
+    """Run a trial; worker `poor` has no memory for training on more than `most` tokens at once."""
+
+    def take(module: nn.Module, args: Any) -> None:
+        if type(module) is Trainee and module.training and rank == poor:
+            num_tokens = sum(batch.ids.numel() for batch in args[0])
+            if num_tokens > most:
+                raise torch.OutOfMemoryError(f"{num_tokens} tokens")
+
+    with register_module_forward_pre_hook(take):
+        return drive(config, rank, folder, 3)
+
+
+def test_out_of_memory_halves_the_mini_batch_and_goes_on(
+    one: Group, config: TrialConfig, tmp_path: Path
+) -> None:
+    config = overlay(config, RARE)
+    expected = reports(one, config, tmp_path / "rich", 3)
+    task = one[0].submit(drive_in_little_memory, config, 0, tmp_path / "poor", 200)
+    found = task.result(TIMEOUT_S)
+    assert [r.step for r in found] == [2, 4, 6]
+    assert [r.loss for r in found] == pytest.approx(losses(expected), abs=1e-4)
+    kept = json.loads((tmp_path / "poor/memory.json").read_text())
+    assert 50 < kept["mini_batch_tokens"] <= 200
+
+
+def test_too_little_memory_for_one_text_ends_the_trial(
+    one: Group, config: TrialConfig, tmp_path: Path
+) -> None:
+    message = (
+        r"^memory: expected enough for one text at a time at step 1, got too little; set "
+        r"training.gradient_checkpointing=true or cut the texts shorter$"
+    )
+    with pytest.raises(trial.TrainingError, match=message):
+        one[0].submit(drive_in_little_memory, config, 0, tmp_path, 5).result(TIMEOUT_S)
+
+
+def test_workers_that_ran_out_of_memory_go_on_with_less(
+    two: Group, root: Path, config: TrialConfig, tmp_path: Path
+) -> None:
+    config = overlay(config, {**RARE, "engine.num_workers": 2})
+    with opened(2, root) as group:
+        tasks = [
+            worker.submit(drive_in_little_memory, config, rank, tmp_path / "poor", 120, 1)
+            for rank, worker in enumerate(group)
+        ]
+        assert isinstance(tasks[1].exception(TIMEOUT_S), engine.OutOfMemoryError)
+        for process in list(group[0]._processes.values()):  # it waits for the other, as Ray finds
+            process.kill()
+        assert isinstance(tasks[0].exception(TIMEOUT_S), BrokenProcessPool)
+    tasks = [
+        worker.submit(drive_in_little_memory, config, rank, tmp_path / "poor", 120, 1)
+        for rank, worker in enumerate(two)
+    ]
+    found = [report.loss for report in tasks[0].result(TIMEOUT_S)]
+    expected = losses(reports(two, config, tmp_path / "rich", 3))
+    assert found == pytest.approx(expected, abs=1e-4)
 
 
 def test_without_steps_the_untrained_weights_are_written(

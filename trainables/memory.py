@@ -1,0 +1,63 @@
+"""When memory runs out: how many tokens go through the model at once, halved until they fit.
+
+GradCache makes the gradient the same whatever that number is. It is kept in the trial's folder, so
+that a trial which is started again does not run into the same wall.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from trainables.engine import OutOfMemoryError, TrainingError
+
+_CPU = "can't allocate memory"  # torch raises a plain error where a CPU has none left
+
+_log = logging.getLogger(__name__)
+
+
+class Memory:
+    """How many tokens a trial takes through the model at once."""
+
+    def __init__(self, file: Path, mini_batch_tokens: int) -> None:
+        """Start from what `file` keeps, or else from `mini_batch_tokens`."""
+        self._file = file
+        kept = json.loads(file.read_text()) if file.is_file() else {}
+        self.mini_batch_tokens: int = kept.get("mini_batch_tokens", mini_batch_tokens)
+
+    @contextmanager
+    def watched(self, name: str, num_tokens: int, *, can_halve: bool) -> Iterator[None]:
+        """Halve the number if memory runs out within the step `name`, which takes `num_tokens`.
+
+        Raises:
+            OutOfMemoryError: If it did, and half as many tokens may fit.
+            TrainingError: If it did with one text at a time already.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if not isinstance(error, torch.OutOfMemoryError) and _CPU not in str(error):
+                raise
+            if not can_halve:
+                raise TrainingError(
+                    f"memory: expected enough for one text at a time at {name}, got too little; "
+                    "set training.gradient_checkpointing=true or cut the texts shorter"
+                ) from error
+            raise OutOfMemoryError(self._halve(name, num_tokens)) from error
+
+    def _halve(self, name: str, num_tokens: int) -> str:
+        self.mini_batch_tokens = max(1, num_tokens // 2)
+        partial = self._file.with_suffix(".partial")
+        partial.write_text(json.dumps({"mini_batch_tokens": self.mini_batch_tokens}))
+        partial.replace(self._file)
+        text = (
+            f"out of memory at {name} with {num_tokens} tokens in a forward pass: going on from "
+            f"the last checkpoint with {self.mini_batch_tokens}"
+        )
+        _log.warning("%s", text)
+        return text
