@@ -133,6 +133,25 @@ def _check_data(base: TrialConfig) -> None:
         )
 
 
+def foresee(config: TrialConfig) -> str:
+    """Return in a sentence what a trial will need of a machine like this one, for the control."""
+    from trainables.estimate import estimate, machine_bytes, matrix_rate
+
+    control = overlay(config, CONTROL)
+    needed = estimate(control, matrix_rate(config.engine.precision))
+    workers = "" if config.engine.num_workers == 1 else " and worker"
+    text = (
+        f"the control: about {needed.total_bytes / 1e9:.1f} GB a trial{workers}, "
+        f"{needed.seconds:.0f} s of training at this machine's pace"
+    )
+    if needed.total_bytes > machine_bytes():
+        text += (
+            f"; this machine has {machine_bytes() / 1e9:.1f} GB: set a smaller "
+            "training.mini_batch_tokens, or training.gradient_checkpointing=true"
+        )
+    return text
+
+
 def check_space(space: Space, base: TrialConfig, shape: Shape) -> None:
     """Refuse a space that draws a design which is degenerate or which the decoder cannot take.
 

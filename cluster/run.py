@@ -50,7 +50,9 @@ def prepare(
     quiet_libraries()
     if needs_embedded(trial):
         assets.prepare(log)
-    return preflight.configure(study, trial, checks)
+    config = preflight.configure(study, trial, checks)
+    log(preflight.foresee(config.base))
+    return config
 
 
 def needs_embedded(trial: Mapping[str, Any]) -> bool:

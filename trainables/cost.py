@@ -34,7 +34,7 @@ class Cost:
 
 def count_cost(config: TrialConfig) -> Cost:
     """Return what a design costs."""
-    embedder = _without_numbers(config)
+    embedder = without_numbers(config)
     tokens = config.training.max_passage_tokens
     return Cost(
         trainable_parameters=trainable_parameters(embedder),
@@ -54,7 +54,8 @@ def count_flops(embedder: Embedder, num_tokens: int) -> int:
     return int(counter.get_total_flops())
 
 
-def _without_numbers(config: TrialConfig) -> Embedder:
+def without_numbers(config: TrialConfig) -> Embedder:
+    """Return a design's embedder on torch's "meta" device."""
     settings = AutoConfig.from_pretrained(locate(config.backbone.model))
     kernel = config.engine.attn_implementation
     # FlashAttention's own kernels run on GPUs only; the operations are the same.
