@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from trainables import adaptation, data, designs, engine, evaluation, probes
+from trainables import adaptation, checkpoint, data, designs, engine, evaluation, probes
 from trainables.build import build
 from trainables.config import TrialConfig
 from trainables.cost import count_cost
@@ -137,7 +137,7 @@ class _Trainer:
     def train(self) -> Iterator[Report]:
         """Yield the reports of the steps that are left, after those of a checkpoint."""
         checkpoints = self.session.folder / "checkpoints"
-        saved = engine.load_checkpoint(self.engine, checkpoints)
+        saved = checkpoint.load(self.engine, checkpoints)
         if saved is not None:
             self.progress = _Progress(**saved["progress"])
         yield from (Report(**report) for report in self.progress.reports)
@@ -150,7 +150,7 @@ class _Trainer:
             if self.progress.step % training.report_every and self.progress.step < training.steps:
                 continue
             report = self._report()
-            engine.save_checkpoint(
+            checkpoint.save(
                 self.engine, checkpoints, report.step, {"progress": asdict(self.progress)}
             )
             yield report
