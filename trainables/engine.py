@@ -111,6 +111,7 @@ def initialize(model: nn.Module, settings: EngineConfig, training: TrainingConfi
     Its `base_model` is the fingerprint of the frozen parameters, which stage 3 takes apart.
     """
     import deepspeed
+    from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
 
     base_model = fingerprint(model)
     groups = parameter_groups(model, training)
@@ -122,6 +123,10 @@ def initialize(model: nn.Module, settings: EngineConfig, training: TrainingConfi
         config=deepspeed_settings(settings, training),
         dist_init_required=False,
     )
+    if isinstance(engine.optimizer, FP16_UnfusedOptimizer):  # bf16 in stage 0
+        # It has taken a step without gradients, so that Adam's corrections would be a step ahead.
+        engine.basic_optimizer.state.clear()
+        engine.optimizer.refresh_fp32_params()
     engine.base_model = base_model
     return engine
 

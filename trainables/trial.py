@@ -206,7 +206,7 @@ class _Trainer:
         progress.reports.append(asdict(report))
         return report
 
-    @torch.inference_mode()
+    @torch.no_grad()  # in inference mode stage 3 would leave parameters that cannot be trained
     def encode(self, texts: list[str], prompt_type: str | None) -> npt.NDArray[np.float32]:
         """Return the embeddings of `texts`, one row each; queries are cut as in training."""
         self.engine.eval()

@@ -376,7 +376,7 @@ def progress_seen(config: TrialConfig, folder: Path, num: int) -> tuple[list[flo
     trained, scored = [], set()
 
     def look(module: nn.Module, args: Any) -> None:
-        if isinstance(module, Backbone) and torch.is_inference_mode_enabled():
+        if isinstance(module, Backbone) and not torch.is_grad_enabled():
             scored.add(module.progress)
         elif isinstance(module, Backbone) and module.training:
             trained.append(module.progress)
