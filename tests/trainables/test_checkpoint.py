@@ -309,7 +309,7 @@ def test_another_format_is_refused(
 def test_another_base_model_is_refused(
     groups: dict[int, Group], config: TrialConfig, saved: Path, root: Path
 ) -> None:
-    model = LlamaModel.from_pretrained("model")
+    model: Any = LlamaModel.from_pretrained("model")
     with torch.no_grad():
         model.layers[1].mlp.up_proj.weight[17, 5] += 0.01
     model.save_pretrained("other")
