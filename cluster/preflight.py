@@ -67,6 +67,7 @@ def configure(
     faults.during(lambda: _check_owned(trial, space, base, shape))
     _check_tasks(base, faults)
     faults.during(lambda: _check_data(base))
+    faults.during(lambda: _check_deepspeed(base))
     if space is not None and not faults.lines:
         faults.during(lambda: check_space(space, base, shape))
     faults.refuse()
@@ -131,6 +132,12 @@ def _check_data(base: TrialConfig) -> None:
             f"training.data: expected at least training.batch_size {base.training.batch_size} "
             f"rows, got {len(triples.train)}"
         )
+
+
+def _check_deepspeed(base: TrialConfig) -> None:
+    from trainables.engine import check_overlay
+
+    check_overlay(base.engine)
 
 
 def foresee(config: TrialConfig) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 from trainables.assets import AssetError
 from trainables.config import EMBEDDED_TASKS, ConfigError
+from trainables.deepspeed_overlay import canonical
 from trainables.faults import whole
 
 EXAMPLES = """examples:
@@ -27,6 +28,8 @@ EXAMPLES = """examples:
   python -m cluster.search --study mine --model Qwen/Qwen2-0.5B --layers all \\
       --train-data pairs.jsonl --tasks STSBenchmark NFCorpus --set training.steps=1000
       your own model, data (columns query, positive, negatives) and official MTEB tasks
+  python -m cluster.search --study big --workers 8 --set engine.zero_stage=3 --deepspeed ds.json
+      eight workers for each trial, and DeepSpeed settings that no field makes
   python -m cluster.search --study embedded --address auto
       the same search on the Ray cluster that this machine belongs to
 """
@@ -52,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
     study.add_argument("--train-data", metavar="DATA", help="file, folder or hub id")
     study.add_argument("--tasks", nargs="+", help=f"default: {' '.join(EMBEDDED_TASKS)}")
     study.add_argument("--workers", metavar="N", help="workers of each trial (default: 1)")
+    study.add_argument("--deepspeed", metavar="FILE", help="more DeepSpeed settings, as JSON")
     study.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting"
     )
@@ -79,6 +83,7 @@ def settings(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, A
         "training.data": whole_path(arguments.train_data),
         "evaluation.tasks": arguments.tasks and tuple(arguments.tasks),
         "engine.num_workers": value(arguments.workers),
+        "engine.deepspeed": content(arguments.deepspeed),
     }
     given = {name: v for name, v in trial.items() if v is not None}
     if arguments.layers == "all":
@@ -103,9 +108,26 @@ def value(text: str | None) -> Any:
         return text
 
 
+def content(name: str | None) -> str | None:
+    """Return the JSON in a file in its canonical form; what is no JSON comes as it stands."""
+    if name is None or not Path(name).is_file():
+        return None
+    text = Path(name).read_text(errors="replace")
+    try:
+        return canonical(text)
+    except ValueError:
+        return text
+
+
 def whole_path(name: str | None) -> str | None:
     """Return the whole path of what is here; a hub id or an embedded name stays as it is."""
     return str(Path(name).resolve()) if name and Path(name).exists() else name
+
+
+def no_file(name: str | None) -> str | None:
+    """Return the fault if a file is named that is not there."""
+    missing = name is not None and not Path(name).is_file()
+    return f"expected a file, got {name!r}" if missing else None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -119,6 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         checks = {
             "at-once": None if at_once is None else whole(at_once, at_least=1),
             "outputs": "expected a folder, got a file" if outputs.is_file() else None,
+            "deepspeed": no_file(arguments.deepspeed),
         }
         config = prepare(*settings(arguments), checks, log=_say)
         if arguments.dry_run:

@@ -34,7 +34,7 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from trainables import engine, probes
+from trainables import checkpoint, engine, probes
 from trainables.build import DTYPES, assemble
 from trainables.config import ConfigError, TrainingConfig, TrialConfig
 from trainables.data import TrainingData, permutation
@@ -214,11 +214,11 @@ class _Warmup:
 
     def train(self, checkpoints: Path) -> None:
         """Take the steps that are left after those of a checkpoint."""
-        saved = engine.load_checkpoint(self.engine, checkpoints)
+        saved = checkpoint.load(self.engine, checkpoints)
         progress = self.progress = _Progress(**(saved or {}))
         while progress.step < self.config.adaptation.steps:
             if progress.step and progress.step % self.config.training.report_every == 0:
-                engine.save_checkpoint(self.engine, checkpoints, progress.step, asdict(progress))
+                checkpoint.save(self.engine, checkpoints, progress.step, asdict(progress))
             started = time.perf_counter()
             progress.last_loss = self._step(progress.step)
             if progress.step == 0:
@@ -274,4 +274,5 @@ def _training(config: TrialConfig) -> TrainingConfig:
         batch_size=settings.batch_size,
         learning_rate=settings.learning_rate,
         warmup_steps=0,
+        schedule="linear",
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from trainables import layers
+from trainables import deepspeed_overlay, layers
 from trainables.catalogue import designs
 from trainables.faults import ConfigError as ConfigError
 from trainables.faults import (
@@ -33,6 +33,7 @@ FreeWidth = Literal["hidden_size", "head_size", "ffn_size"]
 Precision = Literal["bf16", "fp32"]
 Split = Literal["choosing", "confirming"]
 ZeroStage = Literal[0, 1, 2, 3]
+Schedule = Literal["linear", "cosine", "constant"]
 AttentionImplementation = Literal["sdpa", "eager", "flash_attention_2"]
 
 EMBEDDED_MODEL = "smollm2-135m"
@@ -198,6 +199,7 @@ class TrainingConfig:
     head_learning_rate: float = 1e-3
     weight_decay: float = 0.01
     warmup_steps: int = 2
+    schedule: Schedule = "linear"  # after the warm-up: falls to 0 so, or stays
     max_grad_norm: float = 1.0
     temperature: float = 0.05
     max_query_tokens: int = 32
@@ -219,6 +221,7 @@ class TrainingConfig:
                 "head_learning_rate": number(self.head_learning_rate, above=0),
                 "weight_decay": number(self.weight_decay, at_least=0),
                 "warmup_steps": whole(self.warmup_steps, at_least=0),
+                "schedule": one_of(self.schedule, Schedule),
                 "max_grad_norm": number(self.max_grad_norm, above=0),
                 "temperature": number(self.temperature, above=0),
                 "max_query_tokens": whole(self.max_query_tokens, at_least=2),
@@ -238,22 +241,41 @@ class EngineConfig:
     zero_stage: ZeroStage = 2
     precision: Precision = "bf16"
     num_workers: int = 1
+    offload_optimizer: bool = False  # AdamW's state and step on the CPU; stages 1 to 3
+    offload_parameters: bool = False  # weights in CPU memory until they are used; stage 3
+    deepspeed: str = ""  # more DeepSpeed settings, as a JSON object
     attn_implementation: AttentionImplementation = "sdpa"  # transformers' name
     compile: bool = False  # norms and gated units; needs a C++ compiler, and a minute at the start
     liger_kernels: bool = False  # norms and gated units of liger-kernel, on GPUs
 
     def __post_init__(self) -> None:
         """Check the fields."""
+        stage = self.zero_stage
         check(
             {
-                "zero_stage": one_of(self.zero_stage, ZeroStage),
+                "zero_stage": one_of(stage, ZeroStage),
                 "precision": one_of(self.precision, Precision),
                 "num_workers": whole(self.num_workers, at_least=1),
+                "offload_optimizer": _offload(self.offload_optimizer, stage, (1, 2, 3)),
+                "offload_parameters": _offload(self.offload_parameters, stage, (3,)),
+                "deepspeed": deepspeed_overlay.fault(
+                    self.deepspeed,
+                    offload_optimizer=self.offload_optimizer,
+                    offload_param=self.offload_parameters,
+                ),
                 "attn_implementation": one_of(self.attn_implementation, AttentionImplementation),
                 "compile": true_or_false(self.compile),
                 "liger_kernels": true_or_false(self.liger_kernels),
             }
         )
+
+
+def _offload(value: object, stage: int, stages: tuple[int, ...]) -> str | None:
+    """Return the fault if something is to be offloaded that the stage leaves where it is."""
+    if value is not True or stage in stages:
+        return true_or_false(value)
+    able = " or ".join(map(str, stages))
+    return f"expected zero_stage {able} with it, got {stage}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

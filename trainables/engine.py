@@ -1,4 +1,4 @@
-"""The DeepSpeed engine of one trial: its settings, the process group, checkpoints and weights."""
+"""The DeepSpeed engine of one trial: its process group, its settings, its steps, its weights."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import gc
 import inspect
 import math
 import os
-import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,20 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn import functional
-from transformers import get_linear_schedule_with_warmup
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import (
+    get_constant_schedule_with_warmup,
+    get_cosine_schedule_with_warmup,
+    get_linear_schedule_with_warmup,
+)
 
-from trainables.config import EngineConfig, TrainingConfig
+from trainables import deepspeed_overlay
+from trainables.config import ConfigError, EngineConfig, TrainingConfig
+from trainables.fingerprint import fingerprint
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it found no GPU
 _LINEAR = functional.linear  # as torch has it, before DeepSpeed is imported
-LATEST = "latest"  # DeepSpeed's own name for the file that points at the newest checkpoint
 
 
 class TrainingError(RuntimeError):
@@ -58,37 +63,89 @@ def join_process_group(rank: int, world_size: int, address: str) -> None:
 
 
 def deepspeed_settings(engine: EngineConfig, training: TrainingConfig) -> dict[str, Any]:
-    """Return DeepSpeed's JSON configuration.
+    """Return DeepSpeed's JSON configuration, the user's own settings included.
 
     >>> deepspeed_settings(EngineConfig(), TrainingConfig())["zero_optimization"]["stage"]
     2
     """
-    return {
+    offloaded = {
+        "offload_optimizer": engine.offload_optimizer,
+        "offload_param": engine.offload_parameters,
+    }
+    zero = {name: {"device": "cpu"} for name, wanted in offloaded.items() if wanted}
+    settings = {
         "train_batch_size": training.batch_size,
         "train_micro_batch_size_per_gpu": training.batch_size // engine.num_workers,
         "gradient_clipping": training.max_grad_norm,
-        "zero_allow_untested_optimizer": True,  # torch's AdamW: DeepSpeed's own needs a C++ build
-        "zero_optimization": {"stage": engine.zero_stage},
+        # torch's AdamW, offloaded or not: DeepSpeed's own ones need a C++ build
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_optimization": {"stage": engine.zero_stage, **zero},
         "bf16": {"enabled": engine.precision == "bf16"},
         "steps_per_print": 1_000_000_000,
     }
+    return deepspeed_overlay.merged(settings, deepspeed_overlay.parsed(engine.deepspeed))
+
+
+def check_overlay(engine: EngineConfig) -> None:
+    """Have DeepSpeed check the user's own ZeRO settings, if there are any.
+
+    Raises:
+        ConfigError: With every setting that it does not know or cannot take.
+    """
+    if not engine.deepspeed:
+        return
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+    from pydantic import ValidationError
+
+    try:
+        DeepSpeedZeroConfig(**deepspeed_settings(engine, TrainingConfig())["zero_optimization"])
+    except ValidationError as error:
+        found = [
+            f"zero_optimization.{'.'.join(map(str, fault['loc']))} ({fault['msg']})"
+            for fault in error.errors()
+        ]
+        text = f"expected settings that DeepSpeed takes, got {', '.join(found)}"
+        raise ConfigError(f"engine.deepspeed: {text}") from error
 
 
 def initialize(model: nn.Module, settings: EngineConfig, training: TrainingConfig) -> Any:
-    """Return DeepSpeed's engine around `model` with AdamW and a linear schedule with warm-up."""
-    import deepspeed
+    """Return DeepSpeed's engine around `model` with AdamW and a schedule with warm-up.
 
+    Its `base_model` is the fingerprint of the frozen parameters, which stage 3 takes apart.
+    """
+    import deepspeed
+    from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
+
+    base_model = fingerprint(model)
     groups = parameter_groups(model, training)
     optimizer = torch.optim.AdamW(groups, weight_decay=training.weight_decay)
-    schedule = get_linear_schedule_with_warmup(optimizer, training.warmup_steps, training.steps)
     engine, *_ = deepspeed.initialize(
         model=model,
         optimizer=optimizer,
-        lr_scheduler=schedule,
+        lr_scheduler=schedule(optimizer, training),
         config=deepspeed_settings(settings, training),
         dist_init_required=False,
     )
+    if isinstance(engine.optimizer, FP16_UnfusedOptimizer):  # bf16 in stage 0
+        # It has taken a step without gradients, so that Adam's corrections would be a step ahead.
+        engine.basic_optimizer.state.clear()
+        engine.optimizer.refresh_fp32_params()
+    engine.base_model = base_model
     return engine
+
+
+def schedule(optimizer: torch.optim.Optimizer, training: TrainingConfig) -> LambdaLR:
+    """Return the learning rate's course: up from 0 in the warm-up, then as the schedule says."""
+    warmup, steps = training.warmup_steps, training.steps
+    made: LambdaLR
+    if training.schedule == "constant":
+        made = get_constant_schedule_with_warmup(optimizer, warmup)
+    elif training.schedule == "cosine":
+        made = get_cosine_schedule_with_warmup(optimizer, warmup, steps)
+    else:
+        made = get_linear_schedule_with_warmup(optimizer, warmup, steps)
+    return made
 
 
 def parameter_groups(model: nn.Module, training: TrainingConfig) -> list[dict[str, Any]]:
@@ -132,43 +189,6 @@ def take_step(engine: Any, loss: Tensor, name: str) -> float:
     engine.backward(loss)
     engine.step()
     return value
-
-
-def save_checkpoint(engine: Any, folder: Path, step: int, state: dict[str, Any]) -> None:
-    """Write trainable weights, optimiser, each rank's RNG and `state`; older ones are removed.
-
-    A kill at any moment leaves a whole checkpoint: the pointer file is replaced last, when every
-    rank has written its part.
-    """
-    tag = f"step-{step:06d}"
-    (folder / tag).mkdir(parents=True, exist_ok=True)
-    own = {"state": state, "rng": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        own["cuda_rng"] = torch.cuda.get_rng_state()
-    torch.save(own, folder / tag / f"rank-{dist.get_rank()}.pt")
-    engine.save_checkpoint(  # ends with a barrier
-        str(folder), tag=tag, save_latest=False, exclude_frozen_parameters=True
-    )
-    if dist.get_rank() == 0:
-        pointer = folder / f"{LATEST}.partial"
-        pointer.write_text(tag)
-        pointer.replace(folder / LATEST)
-        for other in folder.glob("step-*"):
-            if other.name != tag:
-                shutil.rmtree(other)
-
-
-def load_checkpoint(engine: Any, folder: Path) -> dict[str, Any] | None:
-    """Continue from the newest checkpoint in `folder`, if any, and return this rank's `state`."""
-    if not (folder / LATEST).is_file():
-        return None
-    path, _ = engine.load_checkpoint(str(folder), load_module_strict=False)
-    own = torch.load(Path(path).parent / f"rank-{dist.get_rank()}.pt", weights_only=True)
-    torch.set_rng_state(own["rng"])
-    if "cuda_rng" in own:
-        torch.cuda.set_rng_state(own["cuda_rng"])
-    state: dict[str, Any] = own["state"]
-    return state
 
 
 def release(engine: Any) -> None:

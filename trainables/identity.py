@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from trainables import layers
+from trainables import deepspeed_overlay, layers
 from trainables.catalogue import SIZES, design
 from trainables.config import FFN_RATIO, AdaptationConfig, TrialConfig
 from trainables.overlay import as_dict, flatten
@@ -57,6 +57,7 @@ def _canonical(config: TrialConfig) -> dict[str, Any]:
     values = used(config)
     values["pooling.layers"] = layers.canonical(config.pooling.layers, config.backbone.num_layers)
     values["lora.targets"] = sorted(values["lora.targets"])
+    values["engine.deepspeed"] = deepspeed_overlay.canonical(values["engine.deepspeed"])
     hidden = values.get("pooling.hidden_size")
     if values.get("pooling.ffn_size", 0) is None and hidden is not None:
         values["pooling.ffn_size"] = FFN_RATIO * hidden

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -30,27 +28,16 @@ class Memory:
         kept = json.loads(file.read_text()) if file.is_file() else {}
         self.mini_batch_tokens: int = kept.get("mini_batch_tokens", mini_batch_tokens)
 
-    @contextmanager
-    def watched(self, name: str, num_tokens: int, *, can_halve: bool) -> Iterator[None]:
-        """Halve the number if memory runs out within the step `name`, which takes `num_tokens`.
+    def halve(self, name: str, num_tokens: int, *, can_halve: bool) -> TrainingError:
+        """Take half of the `num_tokens` that were too many at the step `name`; return the error.
 
-        Raises:
-            OutOfMemoryError: If it did, and half as many tokens may fit.
-            TrainingError: If it did with one text at a time already.
+        It is an `OutOfMemoryError` if fewer may fit, and another if one text is too much already.
         """
-        try:
-            yield
-        except RuntimeError as error:
-            if not isinstance(error, torch.OutOfMemoryError) and _CPU not in str(error):
-                raise
-            if not can_halve:
-                raise TrainingError(
-                    f"memory: expected enough for one text at a time at {name}, got too little; "
-                    "set training.gradient_checkpointing=true or cut the texts shorter"
-                ) from error
-            raise OutOfMemoryError(self._halve(name, num_tokens)) from error
-
-    def _halve(self, name: str, num_tokens: int) -> str:
+        if not can_halve:
+            return TrainingError(
+                f"memory: expected enough for one text at a time at {name}, got too little; set "
+                "training.gradient_checkpointing=true or cut the texts shorter"
+            )
         self.mini_batch_tokens = max(1, num_tokens // 2)
         partial = self._file.with_suffix(".partial")
         partial.write_text(json.dumps({"mini_batch_tokens": self.mini_batch_tokens}))
@@ -60,4 +47,9 @@ class Memory:
             f"the last checkpoint with {self.mini_batch_tokens}"
         )
         _log.warning("%s", text)
-        return text
+        return OutOfMemoryError(text)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Return whether torch raised it for want of memory."""
+    return isinstance(error, torch.OutOfMemoryError) or _CPU in str(error)

@@ -24,6 +24,7 @@ import torch
 
 from trainables import (
     adaptation,
+    checkpoint,
     contrastive,
     data,
     designs,
@@ -38,7 +39,7 @@ from trainables.config import TrialConfig
 from trainables.cost import count_cost
 from trainables.engine import TrainingError as TrainingError
 from trainables.identity import digest
-from trainables.memory import Memory
+from trainables.memory import Memory, is_out_of_memory
 from trainables.model.embedder import Embedder
 from trainables.objective import info_nce, matryoshka
 from trainables.overlay import as_dict
@@ -164,7 +165,7 @@ class _Trainer:
     def train(self) -> Iterator[Report]:
         """Yield the reports of the steps that are left, after those of a checkpoint."""
         checkpoints = self.session.folder / "checkpoints"
-        saved = engine.load_checkpoint(self.engine, checkpoints)
+        saved = checkpoint.load(self.engine, checkpoints)
         if saved is not None:
             self.progress = _Progress(**saved["progress"])
         yield from (Report(**report) for report in self.progress.reports)
@@ -177,7 +178,7 @@ class _Trainer:
             if self.progress.step % training.report_every and self.progress.step < training.steps:
                 continue
             report = self._report()
-            engine.save_checkpoint(
+            checkpoint.save(
                 self.engine, checkpoints, report.step, {"progress": asdict(self.progress)}
             )
             yield report
@@ -203,8 +204,13 @@ class _Trainer:
 
         name = f"step {step + 1}"
         most = max(sum(b.ids.numel() for b in blocks) for blocks in packed.mini_batches)
-        with self.memory.watched(name, most, can_halve=number < len(packed.order)):
+        try:
             return contrastive.train_step(self.engine, packed.mini_batches, loss, name)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        # Raised out here, as the first error would keep all tensors of the step alive.
+        raise self.memory.halve(name, most, can_halve=number < len(packed.order))
 
     def _rows(self, triples: Sequence[data.Triple]) -> list[Row]:
         """Return the tokens of all queries, then of all positives, then of all negatives."""
@@ -245,7 +251,7 @@ class _Trainer:
         progress.reports.append(asdict(report))
         return report
 
-    @torch.inference_mode()
+    @torch.no_grad()  # in inference mode stage 3 would leave parameters that cannot be trained
     def encode(self, texts: list[str], prompt_type: str | None) -> npt.NDArray[np.float32]:
         """Return the embeddings of `texts`, one row each; queries are cut as in training."""
         self.engine.eval()

@@ -20,7 +20,7 @@ from mlflow import MlflowClient
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from cluster.search import main
+from cluster.search import main, parser, settings
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TASKS = ("Lee50STS", "TRECClassification")
@@ -241,6 +241,54 @@ def test_what_the_space_varies_is_not_the_users_to_fix(
     assert main(arguments) == 2
     expected = "attention.mask: the space varies it; leave it out or take another space"
     assert capsys.readouterr().err.strip() == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (None, "deepspeed: expected a file, got '{file}'"),
+        ("{", "engine.deepspeed: expected a JSON object, got '{{'"),
+        (
+            '{"optimizer": {}, "dump_state": true}',
+            "engine.deepspeed: expected only settings that no field makes, got optimizer (set "
+            "training.learning_rate and training.weight_decay)",
+        ),
+        (
+            '{"zero_optimization": {"reduce_bucket": 5, "allgather_bucket_size": -1}}',
+            "engine.deepspeed: expected settings that DeepSpeed takes, got zero_optimization."
+            "allgather_bucket_size (Input should be greater than or equal to 0), "
+            "zero_optimization.reduce_bucket (Extra inputs are not permitted)",
+        ),
+    ],
+)
+def test_deepspeed_settings_that_cannot_be_taken_are_refused_before_anything_starts(
+    capsys: pytest.CaptureFixture[str],
+    tiny_model: Path,
+    tiny_pairs: Path,
+    tmp_path: Path,
+    text: str | None,
+    fault: str,
+) -> None:
+    file, outputs = tmp_path / "ds.json", tmp_path / "out"
+    if text is not None:
+        file.write_text(text)
+    arguments = [
+        *("--model", str(tiny_model), "--train-data", str(tiny_pairs), "--layers", "9"),
+        *("--tasks", "NFCorpus", "--outputs", str(outputs), "--deepspeed", str(file)),
+    ]
+    assert main(arguments) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2  # the other is that of the layers
+    assert fault.format(file=file) in lines
+    assert not outputs.exists()
+
+
+def test_a_file_of_deepspeed_settings_is_one_setting_of_the_study(tmp_path: Path) -> None:
+    file = tmp_path / "ds.json"
+    file.write_text('{"zero_optimization": {"reduce_bucket_size":\n 1e6}, "dump_state": false}')
+    _, given = settings(parser().parse_args(["--deepspeed", str(file)]))
+    text = '{"dump_state":false,"zero_optimization":{"reduce_bucket_size":1000000.0}}'
+    assert given == {"engine.deepspeed": text}
 
 
 def test_a_dry_run_starts_nothing(

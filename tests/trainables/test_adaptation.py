@@ -328,7 +328,7 @@ class TestInATrial:
         whole, parts = tmp_path / "whole", tmp_path / "parts"
         with opened(1, root) as (doomed,), pytest.raises(BrokenProcessPool):
             doomed.submit(
-                drive_and_die, config, parts, "os.mkdir", "step-000004", num_events=0
+                drive_and_die, config, parts, "os.mkdir", "step-000004.partial", num_events=0
             ).result(TIMEOUT_S)
         assert (parts / adaptation.CHECKPOINTS / "latest").read_text() == "step-000002"
         assert not (parts / adaptation.WEIGHTS).exists()

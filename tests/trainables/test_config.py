@@ -136,6 +136,11 @@ FAULTS: list[Fault] = [
     *wholes(TrainingConfig, 1, "report_every"),
     *wholes(TrainingConfig, 2, "batch_size", "max_query_tokens", "max_passage_tokens"),
     *positives(TrainingConfig, "learning_rate", "head_learning_rate"),
+    (
+        TrainingConfig,
+        {"schedule": "step"},
+        "expected one of 'linear', 'cosine', 'constant', got 'step'",
+    ),
     *positives(TrainingConfig, "max_grad_norm", "temperature"),
     (TrainingConfig, {"weight_decay": -0.1}, "expected at least 0, got -0.1"),
     (TrainingConfig, {"weight_decay": INF}, "expected a finite number, got inf"),
@@ -156,6 +161,33 @@ FAULTS: list[Fault] = [
         "expected one of 'bf16', 'fp32', got 'fp16' (did you mean 'bf16'?)",
     ),
     *wholes(EngineConfig, 1, "num_workers"),
+    (EngineConfig, {"offload_optimizer": 1}, "expected true or false, got 1"),
+    (
+        EngineConfig,
+        {"offload_optimizer": True, "zero_stage": 0},
+        "expected zero_stage 1 or 2 or 3 with it, got 0",
+    ),
+    (EngineConfig, {"offload_parameters": "yes"}, "expected true or false, got 'yes'"),
+    (EngineConfig, {"offload_parameters": True}, "expected zero_stage 3 with it, got 2"),
+    (EngineConfig, {"deepspeed": {}}, "expected a text, got {}"),
+    (EngineConfig, {"deepspeed": "[1]"}, "expected a JSON object, got '[1]'"),
+    (EngineConfig, {"deepspeed": "{"}, "expected a JSON object, got '{'"),
+    (
+        EngineConfig,
+        {"deepspeed": '{"bf16": {}, "zero_optimisation": {}, "zero_optimization": {"stage": 3}}'},
+        "expected only settings that no field makes, got zero_optimisation (did you mean "
+        "zero_optimization?), bf16 (set engine.precision), zero_optimization.stage (set "
+        "engine.zero_stage)",
+    ),
+    (
+        EngineConfig,
+        {
+            "deepspeed": '{"zero_optimization": {"offload_param": {"pin_memory": false}}}',
+            "zero_stage": 3,
+        },
+        "expected only settings that no field makes, got zero_optimization.offload_param (set "
+        "engine.offload_parameters)",
+    ),
     (
         EngineConfig,
         {"attn_implementation": "flash"},
@@ -249,7 +281,9 @@ def test_a_configuration_cannot_be_mutated() -> None:
         config.seed = 1  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("module", ["config", "overlay", "layers", "catalogue", "shape"])
+@pytest.mark.parametrize(
+    "module", ["config", "overlay", "layers", "catalogue", "shape", "deepspeed_overlay"]
+)
 def test_a_module_imports_neither_torch_nor_transformers(module: str) -> None:
     program = (
         f"import sys, trainables.{module}; "

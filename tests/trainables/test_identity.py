@@ -36,12 +36,13 @@ HEADS: dict[str, set[str]] = {
     "cross_attention": set(SIZES["heads"]),
     "latent_attention": set(SIZES["heads"]),
 }
-# What must be set for a field to be read, where the rest of OTHER leaves it unread.
+# What must be set for a field to be read, or free, where the rest of OTHER leaves it otherwise.
 READ: dict[str, dict[str, Any]] = {
     "attention.bidirectional_layers": {"attention.mask": "last_k_bidirectional"},
     "attention.transition": {"attention.mask": "gradual"},
     "attention.num_latents": {"attention.mask": "latent_readout"},
     "pooling.head_size": {"pooling.match_parameters": None},
+    "engine.zero_stage": {"engine.offload_parameters": False},
 }
 
 
@@ -115,6 +116,11 @@ def test_what_is_not_read_changes_nothing(base: dict[str, Any], name: str) -> No
         ({"pooling.layers": "last_2"}, {"pooling.layers": "last_third"}),
         ({"pooling.ffn_size": None}, {"pooling.ffn_size": 1024}),
         ({"lora.alpha": 32}, {"lora.alpha": 32.0}),
+        ({"engine.deepspeed": ""}, {"engine.deepspeed": "{}"}),
+        (
+            {"engine.deepspeed": '{"dump_state":true,"memory_breakdown":true}'},
+            {"engine.deepspeed": '{"memory_breakdown": true, "dump_state": true}'},
+        ),
         (
             {"attention.mask": "gradual", "attention.transition": 1},
             {"attention.mask": "gradual", "attention.transition": 1.0},
