@@ -77,6 +77,7 @@ def assemble(config: TrialConfig, decoder: PreTrainedModel) -> Embedder:
     read = layers.numbers(config.pooling.layers, shape.depth)
     with designs.refused_by_name():
         backbone = Backbone(decoder, config.attention, read)
+    backbone.varlen = config.engine.varlen
     add_lora(decoder, config.lora)
     checkpoint_activations(decoder, config.training.gradient_checkpointing)
     middle = set(read) != {shape.depth}

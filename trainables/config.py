@@ -245,6 +245,7 @@ class EngineConfig:
     offload_parameters: bool = False  # weights in CPU memory until they are used; stage 3
     deepspeed: str = ""  # more DeepSpeed settings, as a JSON object
     attn_implementation: AttentionImplementation = "sdpa"  # transformers' name
+    varlen: bool = False  # torch's kernel for packed texts where the mask permits, on GPUs in bf16
     compile: bool = False  # norms and gated units; needs a C++ compiler, and a minute at the start
     liger_kernels: bool = False  # norms and gated units of liger-kernel, on GPUs
 
@@ -264,6 +265,7 @@ class EngineConfig:
                     offload_param=self.offload_parameters,
                 ),
                 "attn_implementation": one_of(self.attn_implementation, AttentionImplementation),
+                "varlen": true_or_false(self.varlen),
                 "compile": true_or_false(self.compile),
                 "liger_kernels": true_or_false(self.liger_kernels),
             }

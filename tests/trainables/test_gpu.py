@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from tests.trainables.model.designs import DESIGNS, HEADS, MASKS, Values
-from tests.trainables.model.making import VOCABULARY, decoder, embedder, shaken
+from tests.trainables.model.making import VOCABULARY, blocks, decoder, embedder, shaken
+from trainables.build import DTYPES
 from trainables.config import PoolingConfig, Precision, TokenScope
 from trainables.model.pooling import Pooling, pool_tokens
 from trainables.model.tokens import Tokens
@@ -97,6 +98,21 @@ class TestOnGpu:
         expected = model(ids, real, instruction)
         found = model.to(DEVICE)(*(field.to(DEVICE) for field in (ids, real, instruction)))
         torch.testing.assert_close(found.cpu(), expected, atol=1e-4, rtol=1e-4)
+
+    @pytest.mark.parametrize("varlen", [False, True])
+    @pytest.mark.parametrize("precision", PRECISIONS)
+    @pytest.mark.parametrize("values", DESIGNS.values(), ids=DESIGNS)
+    def test_packed_texts_equal_those_alone(
+        self, llama: Path, values: Values, precision: Precision, varlen: bool
+    ) -> None:
+        if varlen and precision == "fp32":
+            pytest.skip("the kernel has half precision alone")
+        model = shaken(embedder(llama, values)).to(DEVICE, DTYPES[precision])
+        batches = [block.to(torch.device(DEVICE)) for block in blocks()]
+        expected = torch.cat([model(*batch) for batch in batches])
+        model.backbone.varlen = varlen
+        tolerance = 1e-4 if precision == "fp32" else 0.05
+        torch.testing.assert_close(model.embed(batches), expected, atol=tolerance, rtol=0)
 
     @pytest.mark.parametrize("scope", SCOPES[:3])
     def test_pooled_tokens_equal_those_of_the_cpu(self, scope: TokenScope) -> None:

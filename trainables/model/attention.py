@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -71,10 +72,13 @@ def _in_blocks(base: str) -> Callable[..., Any]:
         value: Tensor,
         mask: Any,
         blocks: Sequence[Block] | None = None,
+        varlen: bool = False,
         **kwargs: Any,
     ) -> Any:
         if blocks is None:
             return _function(base, module)(module, query, key, value, mask, **kwargs)
+        if varlen and all(block.masks[module.layer_idx] is None for block in blocks):
+            return _at_once(blocks, query, key, value, kwargs["scaling"]), None
         sizes = [block.texts * block.tokens for block in blocks]
         parts = zip(blocks, *(x[0].split(sizes, dim=1) for x in (query, key, value)), strict=True)
         read = []
@@ -87,3 +91,29 @@ def _in_blocks(base: str) -> Callable[..., Any]:
         return torch.cat(read).unsqueeze(0), None
 
     return attention
+
+
+def _at_once(
+    blocks: Sequence[Block], query: Tensor, key: Tensor, value: Tensor, scaling: float | None
+) -> Tensor:
+    """Return what torch's kernel for texts of any length reads of a packed row, on a GPU."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    lengths = [block.tokens for block in blocks for _ in range(block.texts)]
+    ends = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
+    places, longest = ends.to(query.device), max(lengths)
+    queries, keys, values = (x[0].transpose(0, 1).contiguous() for x in (query, key, value))
+    read: Any = varlen_attn(
+        queries,
+        keys,
+        values,
+        places,
+        places,
+        longest,
+        longest,
+        scale=scaling,
+        window_size=(-1, 0) if blocks[0].is_causal else (-1, -1),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    attended: Tensor = read.unsqueeze(0)
+    return attended

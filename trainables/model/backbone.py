@@ -50,6 +50,7 @@ class Backbone(nn.Module):
         self.settings = settings
         self.read = tuple(read)
         self.progress = 1.0
+        self.varlen = False  # whether packed rows take torch's varlen kernel; on GPUs alone
         check_decoder(decoder)
         cut(decoder, self.read[-1])
         kv_heads.convert(decoder, settings.key_value_heads)
@@ -137,7 +138,8 @@ class Backbone(nn.Module):
         }
         # Each block has masks of its own; of one like this transformers makes no other.
         nothing = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=row["position_ids"].device)
-        states = self._run(row | {"attention_mask": nothing, "blocks": blocks})
+        varlen = self.varlen and nothing.is_cuda
+        states = self._run(row | {"attention_mask": nothing, "blocks": blocks, "varlen": varlen})
         sizes = [block.texts * block.tokens for block in blocks]
         layers = zip(*(layer[0].split(sizes) for layer in states), strict=True)
         return [
