@@ -163,7 +163,8 @@ def parameter_groups(model: nn.Module, training: TrainingConfig) -> list[dict[st
 def sum_over_workers(value: Tensor) -> Tensor:
     """Return the sum of a number over all workers, without a gradient."""
     total = value.detach().clone()
-    dist.all_reduce(total)
+    if dist.is_initialized():
+        dist.all_reduce(total)
     return total
 
 
@@ -173,7 +174,8 @@ def finite_mean(loss: Tensor, name: str) -> float:
     Raises:
         TrainingError: If it is not finite; every worker raises it.
     """
-    value = sum_over_workers(loss).item() / dist.get_world_size()
+    num_workers = dist.get_world_size() if dist.is_initialized() else 1
+    value = sum_over_workers(loss).item() / num_workers
     if not math.isfinite(value):
         raise TrainingError(f"loss: expected a finite number, got {value} at {name}")
     return value

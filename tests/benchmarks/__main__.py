@@ -8,21 +8,26 @@ import os
 import sys
 import warnings
 
-BENCHMARKS = {"cpu": ("forward", "encode"), "cuda": ("forward",)}
+BENCHMARKS: dict[str, tuple[str, ...]] = {
+    "cpu": ("forward", "encode", "training"),
+    "cuda": ("forward", "training"),
+}
 
 
 def main() -> None:
-    """Print a line for each ratio as soon as it is measured."""
+    """Print each line as soon as it is measured."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--device", choices=BENCHMARKS, default="cpu")
-    device = parser.parse_args().device
+    parser.add_argument("--only", choices=BENCHMARKS["cpu"])
+    given = parser.parse_args()
+    device = given.device
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     warnings.simplefilter("ignore")
     importlib.import_module("transformers").logging.disable_progress_bar()
     sys.stdout.write(f"{_hardware(device)}; ratio = theirs / ours, median (range) of pairs\n")
-    for name in BENCHMARKS[device]:
-        for ratio in importlib.import_module(f"tests.benchmarks.{name}").run(device):
-            sys.stdout.write(f"{ratio}\n")
+    for name in [given.only] if given.only else BENCHMARKS[device]:
+        for line in importlib.import_module(f"tests.benchmarks.{name}").run(device):
+            sys.stdout.write(f"{line}\n")
             sys.stdout.flush()
 
 
