@@ -21,9 +21,17 @@ from tests.benchmarks.training_setting import (
 )
 from trainables import contrastive, engine, packing
 from trainables.build import build
-from trainables.config import BackboneConfig, EngineConfig, TrainingConfig, TrialConfig
-from trainables.objective import info_nce
+from trainables.config import (
+    BackboneConfig,
+    EngineConfig,
+    ObjectiveConfig,
+    TrainingConfig,
+    TrialConfig,
+)
+from trainables.objective import contrastive_loss
 from trainables.tokenizer import Row, Tokenizer, pad
+
+OBJECTIVE = ObjectiveConfig(temperature=TEMPERATURE)
 
 Split = Callable[[Sequence[int]], int]  # from the texts' lengths to a number of mini-batches
 Step = Callable[[Batch], float]
@@ -93,8 +101,10 @@ class Trainer:
             made = made.to(torch.device(self.setting.device))
 
         def loss(embeddings: Tensor, log_scale: Tensor) -> Tensor:
-            parts = embeddings[made.order].tensor_split([size, 2 * size])
-            return info_nce(*parts, temperature=TEMPERATURE)
+            queries, positives, negatives = embeddings[made.order].tensor_split([size, 2 * size])
+            return contrastive_loss(
+                queries, positives, negatives, config=OBJECTIVE, rank=0, log_scale=log_scale
+            )
 
         return contrastive.train_step(self.engine, made.mini_batches, loss, "step")
 
