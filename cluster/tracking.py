@@ -68,7 +68,7 @@ class Tracker:
     def reported(self, trial: Assignment, report: dict[str, float]) -> None:
         """Log the step's metrics."""
         now, step = int(time.time() * 1000), int(report["step"])
-        names = ("loss", "quick_score", "seconds")
+        names = ("loss", "quick_score", "temperature", "seconds")
         metrics = [Metric(name, report[name], now, step) for name in names]
         self._client.log_batch(self._runs[trial.name], metrics)
 

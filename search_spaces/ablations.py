@@ -238,7 +238,7 @@ def _hidden_sizes(base: TrialConfig, shape: Shape) -> tuple[int, ...]:
     given = base.pooling
     if given.match_parameters is not None and given.free_width == "hidden_size":
         return (given.hidden_size or shape.width,)  # it is solved for
-    cuts = (given.truncate_to or 0, *base.training.matryoshka)
+    cuts = (given.truncate_to or 0, *base.objective.matryoshka)
     least = 0 if given.output_size else max(cuts)
     return tuple(shape.width // s for s in SHARES if shape.width // s > least) or (shape.width,)
 

@@ -18,6 +18,7 @@ from trainables.faults import (
     distinct_texts,
     multiple,
     number,
+    number_or_none,
     one_of,
     some_text,
     text,
@@ -30,6 +31,7 @@ KeyValueHeads = Literal["native", "multi_head", "multi_query"]
 Adaptation = Literal["none", "mntp"]
 TokenScope = Literal["last_token", "mean", "weighted_mean", "all_tokens"]
 FreeWidth = Literal["hidden_size", "head_size", "ffn_size"]
+Directions = Literal["query_to_document", "symmetric"]
 Precision = Literal["bf16", "fp32"]
 Split = Literal["choosing", "confirming"]
 ZeroStage = Literal[0, 1, 2, 3]
@@ -40,6 +42,7 @@ EMBEDDED_MODEL = "smollm2-135m"
 EMBEDDED_TRAIN_DATA = "boolq"
 EMBEDDED_TASKS = ("Lee50STS", "BoolQRetrieval", "TRECClassification", "NewsgroupSetsClustering")
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+MAX_SCALE = 100.0  # of the scores where the temperature is learned (CLIP, arXiv 2103.00020)
 FFN_RATIO = 4  # of a head's ffn_size over its hidden_size, where no ffn_size is given
 
 
@@ -189,7 +192,7 @@ class LoraConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingConfig:
-    """Contrastive fine-tuning: InfoNCE with in-batch and hard negatives."""
+    """Contrastive fine-tuning: the texts, the steps and the rates."""
 
     data: str = EMBEDDED_TRAIN_DATA  # or a JSONL/parquet file, `datasets` folder, hub id
     steps: int = 16  # optimiser steps; 0 leaves the model untrained
@@ -201,11 +204,9 @@ class TrainingConfig:
     warmup_steps: int = 2
     schedule: Schedule = "linear"  # after the warm-up: falls to 0 so, or stays
     max_grad_norm: float = 1.0
-    temperature: float = 0.05
     max_query_tokens: int = 32
     max_passage_tokens: int = 48
     report_every: int = 8  # steps between reports; weak trials stop at reports
-    matryoshka: tuple[int, ...] = ()  # leading sizes that are trained too (arXiv 2205.13147)
     mini_batch_tokens: int = 16384  # of one forward pass; what it does not hold is cached
     gradient_checkpointing: bool = False  # recompute activations in the backward pass
 
@@ -223,15 +224,51 @@ class TrainingConfig:
                 "warmup_steps": whole(self.warmup_steps, at_least=0),
                 "schedule": one_of(self.schedule, Schedule),
                 "max_grad_norm": number(self.max_grad_norm, above=0),
-                "temperature": number(self.temperature, above=0),
                 "max_query_tokens": whole(self.max_query_tokens, at_least=2),
                 "max_passage_tokens": whole(self.max_passage_tokens, at_least=2),
                 "report_every": whole(self.report_every, at_least=1),
-                "matryoshka": distinct_sizes(self.matryoshka),
                 "mini_batch_tokens": whole(self.mini_batch_tokens, at_least=1),
                 "gradient_checkpointing": true_or_false(self.gradient_checkpointing),
             }
         )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ObjectiveConfig:
+    """The contrastive loss: InfoNCE with the negatives of the global batch.
+
+    A negative counts as false, and is left out, where its cosine with the anchor is above that of
+    the anchor's positive less `false_negative_margin` (NV-Retriever's TopK-MarginPos, arXiv
+    2407.15831, with the trained model's own cosines).
+    """
+
+    directions: Directions = "query_to_document"  # symmetric: documents look for their query too
+    same_tower_negatives: bool = False  # a query's candidates are the other queries too
+    temperature: float = 0.05
+    learned_temperature: bool = False  # `temperature` is only the start
+    false_negative_margin: float | None = None  # cosine; None leaves no negative out
+    matryoshka: tuple[int, ...] = ()  # leading sizes that are trained too (arXiv 2205.13147)
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        margin = self.false_negative_margin
+        check(
+            {
+                "directions": one_of(self.directions, Directions),
+                "same_tower_negatives": true_or_false(self.same_tower_negatives),
+                "temperature": self._temperature_fault(),
+                "learned_temperature": true_or_false(self.learned_temperature),
+                "false_negative_margin": number_or_none(margin, at_least=-1, at_most=1),
+                "matryoshka": distinct_sizes(self.matryoshka),
+            }
+        )
+
+    def _temperature_fault(self) -> str | None:
+        """Return the fault of a temperature; a learned one starts within its limit."""
+        fault = number(self.temperature, above=0)
+        if fault or self.learned_temperature is not True:
+            return fault
+        return number(self.temperature, at_least=1 / MAX_SCALE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -310,6 +347,7 @@ class TrialConfig:
     pooling: PoolingConfig = field(default_factory=PoolingConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     seed: int = 0

@@ -200,9 +200,9 @@ def _sizes(config: TrialConfig, shape: Shape) -> dict[str, str]:
         )
     elif cut is not None and cut >= width:
         faults["pooling.truncate_to"] = f"expected less than the vector's {width}, got {cut}"
-    wide = [size for size in config.training.matryoshka if size >= pooled.output_size]
+    wide = [size for size in config.objective.matryoshka if size >= pooled.output_size]
     if wide:
-        faults["training.matryoshka"] = (
+        faults["objective.matryoshka"] = (
             f"expected sizes below the embedding's {pooled.output_size}, got {wide}"
         )
     return faults

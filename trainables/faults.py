@@ -69,6 +69,11 @@ def number(
     return None
 
 
+def number_or_none(value: object, *, at_least: float, at_most: float) -> str | None:
+    """Return the fault if `value` is neither None nor a finite number within the bounds."""
+    return None if value is None else number(value, at_least=at_least, at_most=at_most)
+
+
 def true_or_false(value: object) -> str | None:
     """Return the fault if `value` is not a truth value."""
     return None if isinstance(value, bool) else f"expected true or false, got {value!r}"

@@ -14,7 +14,6 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,7 @@ from trainables.engine import TrainingError as TrainingError
 from trainables.identity import digest
 from trainables.memory import Memory, is_out_of_memory
 from trainables.model.embedder import Embedder
-from trainables.objective import info_nce, matryoshka
+from trainables.objective import contrastive_loss, temperature
 from trainables.overlay import as_dict
 from trainables.tokenizer import Row, Tokenizer
 
@@ -63,6 +62,7 @@ class Report:
     step: int
     loss: float  # mean since the last report
     quick_score: float  # nDCG@10 on held-out training pairs
+    temperature: float  # of the last step's loss
     seconds: float  # of training and adaptation, over all attempts
 
 
@@ -136,7 +136,11 @@ class _Trainer:
         )
         self.adapted = self._warm_up()
         self.progress = _Progress(seconds=self.adapted.seconds if self.adapted else 0.0)
-        trainee = contrastive.Trainee(self._build(), config.training.temperature, learned=False)
+        objective = config.objective
+        trainee = contrastive.Trainee(
+            self._build(), objective.temperature, learned=objective.learned_temperature
+        )
+        self.temperature = objective.temperature
         self.engine = engine.initialize(trainee, config.engine, config.training)
         self.memory = Memory(session.folder / "memory.json", config.training.mini_batch_tokens)
 
@@ -200,7 +204,7 @@ class _Trainer:
         self._set_progress(step)
 
         def loss(embeddings: torch.Tensor, log_scale: torch.Tensor) -> torch.Tensor:
-            return self._loss(embeddings[packed.order], size)
+            return self._loss(embeddings[packed.order], log_scale, size)
 
         name = f"step {step + 1}"
         most = max(sum(b.ids.numel() for b in blocks) for blocks in packed.mini_batches)
@@ -224,14 +228,20 @@ class _Trainer:
             *self.tokenizer.rows(passages, training.max_passage_tokens, texts.document),
         ]
 
-    def _loss(self, embeddings: torch.Tensor, num_queries: int) -> torch.Tensor:
+    def _loss(
+        self, embeddings: torch.Tensor, log_scale: torch.Tensor, num_queries: int
+    ) -> torch.Tensor:
         """Return this worker's part of the loss."""
-        training = self.config.training
+        settings = self.config.objective
+        self.temperature = temperature(log_scale, settings)
         queries, positives, negatives = embeddings.tensor_split([num_queries, 2 * num_queries])
-        return matryoshka(
-            partial(info_nce, temperature=training.temperature, rank=self.session.rank),
-            training.matryoshka,
-            (queries, positives, negatives),
+        return contrastive_loss(
+            queries,
+            positives,
+            negatives,
+            config=settings,
+            rank=self.session.rank,
+            log_scale=log_scale,
         )
 
     def _set_progress(self, step: int) -> None:
@@ -245,6 +255,7 @@ class _Trainer:
             step=progress.step,
             loss=float(np.mean(progress.losses)),
             quick_score=evaluation.quick_score(self.encode, self.data.held_out),
+            temperature=self.temperature,
             seconds=progress.seconds,
         )
         progress.losses.clear()

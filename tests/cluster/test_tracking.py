@@ -19,7 +19,7 @@ COST = {
     "embedding_size": 48,
     "flops_per_token": 1.5e6,
 }
-REPORT = {"step": 6, "loss": 1.5, "quick_score": 0.4, "seconds": 3.0}
+REPORT = {"step": 6, "loss": 1.5, "quick_score": 0.4, "temperature": 0.05, "seconds": 3.0}
 
 
 @pytest.fixture(autouse=True)
@@ -73,6 +73,7 @@ def test_runs_are_nested_and_named_as_in_the_space(tmp_path: Path) -> None:
     assert child.data.metrics["Retrieval.BoolQRetrieval"] == 0.5
     assert child.data.metrics["mean_score"] == 0.5
     assert child.data.metrics["quick_score"] == 0.4
+    assert child.data.metrics["temperature"] == 0.05
     assert child.data.metrics["adaptation.last_loss"] == 3.0
     assert {name: child.data.metrics[name] for name in COST} == COST
     assert child.info.status == "FINISHED"

@@ -204,7 +204,7 @@ def test_a_width_that_is_solved_for_is_not_drawn() -> None:
 
 
 def test_heads_are_wider_than_what_embeddings_are_cut_to() -> None:
-    base = base_of(SIX, **{"training.matryoshka": (64, 128)})
+    base = base_of(SIX, **{"objective.matryoshka": (64, 128)})
     drawn = draws(SPACES["pooling"], base, SIX)
     assert {d.get("pooling.hidden_size") for d in drawn} == {None, 288, 576}
     for design in drawn:

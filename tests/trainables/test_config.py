@@ -18,6 +18,7 @@ from trainables.config import (
     EvaluationConfig,
     InstructionConfig,
     LoraConfig,
+    ObjectiveConfig,
     PoolingConfig,
     TrainingConfig,
     TrialConfig,
@@ -133,7 +134,7 @@ FAULTS: list[Fault] = [
     (LoraConfig, {"targets": ("",)}, "expected a list of names, got ('',)"),
     (TrainingConfig, {"data": ""}, "expected a name or a path, got ''"),
     *wholes(TrainingConfig, 0, "steps", "num_hard_negatives", "warmup_steps"),
-    *wholes(TrainingConfig, 1, "report_every"),
+    *wholes(TrainingConfig, 1, "report_every", "mini_batch_tokens"),
     *wholes(TrainingConfig, 2, "batch_size", "max_query_tokens", "max_passage_tokens"),
     *positives(TrainingConfig, "learning_rate", "head_learning_rate"),
     (
@@ -141,18 +142,35 @@ FAULTS: list[Fault] = [
         {"schedule": "step"},
         "expected one of 'linear', 'cosine', 'constant', got 'step'",
     ),
-    *positives(TrainingConfig, "max_grad_norm", "temperature"),
+    *positives(TrainingConfig, "max_grad_norm"),
     (TrainingConfig, {"weight_decay": -0.1}, "expected at least 0, got -0.1"),
     (TrainingConfig, {"weight_decay": INF}, "expected a finite number, got inf"),
+    (TrainingConfig, {"gradient_checkpointing": 1}, "expected true or false, got 1"),
+    (
+        ObjectiveConfig,
+        {"directions": "symetric"},
+        "expected one of 'query_to_document', 'symmetric', got 'symetric' "
+        "(did you mean 'symmetric'?)",
+    ),
+    (ObjectiveConfig, {"same_tower_negatives": 1}, "expected true or false, got 1"),
+    *positives(ObjectiveConfig, "temperature"),
+    (
+        ObjectiveConfig,
+        {"temperature": 0.005, "learned_temperature": True},
+        "expected at least 0.01, got 0.005",
+    ),
+    (ObjectiveConfig, {"learned_temperature": "yes"}, "expected true or false, got 'yes'"),
+    (ObjectiveConfig, {"false_negative_margin": 1.5}, "expected at most 1, got 1.5"),
+    (ObjectiveConfig, {"false_negative_margin": -1.5}, "expected at least -1, got -1.5"),
+    (ObjectiveConfig, {"false_negative_margin": True}, "expected a number, got True"),
     *[
         (
-            TrainingConfig,
+            ObjectiveConfig,
             {"matryoshka": sizes},
             f"expected a list of different whole numbers, got {sizes!r}",
         )
         for sizes in (64, (64, 64), (0,), (64.0,))
     ],
-    (TrainingConfig, {"gradient_checkpointing": 1}, "expected true or false, got 1"),
     (EngineConfig, {"zero_stage": 4}, "expected one of 0, 1, 2, 3, got 4"),
     (EngineConfig, {"zero_stage": True}, "expected one of 0, 1, 2, 3, got True"),
     (
@@ -262,9 +280,9 @@ def test_the_backbone_may_keep_all_layers() -> None:
 
 
 def test_faults_of_one_part_are_reported_together() -> None:
-    assert message(TrainingConfig, steps=-1, temperature=0, report_every=0).splitlines() == [
+    assert message(TrainingConfig, steps=-1, learning_rate=0, report_every=0).splitlines() == [
         "steps: expected at least 0, got -1",
-        "temperature: expected more than 0, got 0",
+        "learning_rate: expected more than 0, got 0",
         "report_every: expected at least 1, got 0",
     ]
 

@@ -19,18 +19,22 @@ from trainables.config import (
     BackboneConfig,
     EngineConfig,
     LoraConfig,
+    ObjectiveConfig,
     PoolingConfig,
     TrainingConfig,
     TrialConfig,
 )
 from trainables.contrastive import Trainee, train_step
-from trainables.objective import info_nce
+from trainables.objective import contrastive_loss
 from trainables.overlay import overlay
 from trainables.tokenizer import Row, Tokenizer, pad
 
 pytestmark = pytest.mark.slow
 
 NUM_QUERIES = 8
+LEARNED = ObjectiveConfig(
+    directions="symmetric", same_tower_negatives=True, learned_temperature=True
+)
 Gradients = dict[str, Tensor]
 
 
@@ -81,14 +85,15 @@ def texts(rank: int, num_workers: int) -> list[Row]:
 def trainee(config: TrialConfig) -> Trainee:
     """Return a model in which no tensor is 0, as that would hide gradients."""
     torch.manual_seed(3)
-    made: Trainee = shaken(Trainee(build(config), 0.05, learned=True))
+    made: Trainee = shaken(Trainee(build(config), LEARNED.temperature, learned=True))
     return made
 
 
 def loss_of(embeddings: Tensor, log_scale: Tensor, rank: int = 0) -> Tensor:
     queries, positives = embeddings.chunk(2)
-    scaled = queries * log_scale.exp()
-    return info_nce(scaled, positives, positives[:0], temperature=1.0, rank=rank)
+    return contrastive_loss(
+        queries, positives, positives[:0], config=LEARNED, rank=rank, log_scale=log_scale
+    )
 
 
 def plain(config: TrialConfig) -> tuple[float, Gradients]:

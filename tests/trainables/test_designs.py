@@ -166,12 +166,12 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "output_size",
     ),
     "an embedding within itself": (
-        {"pooling.truncate_to": 32, "training.matryoshka": (16, 32, 64)},
-        "training.matryoshka: expected sizes below the embedding's 32, got [32, 64]",
+        {"pooling.truncate_to": 32, "objective.matryoshka": (16, 32, 64)},
+        "objective.matryoshka: expected sizes below the embedding's 32, got [32, 64]",
     ),
     "an embedding within its projection": (
-        CROSS | {"pooling.output_size": 24, "training.matryoshka": (24, 12)},
-        "training.matryoshka: expected sizes below the embedding's 24, got [24]",
+        CROSS | {"pooling.output_size": 24, "objective.matryoshka": (24, 12)},
+        "objective.matryoshka: expected sizes below the embedding's 24, got [24]",
     ),
     "layers that there are not": (
         {"pooling.layers": "7"},
@@ -203,7 +203,7 @@ def test_all_faults_come_together() -> None:
         "pooling.head": "cross_attention",
         "pooling.include_instruction": False,
         "pooling.truncate_to": 256,
-        "training.matryoshka": (512,),
+        "objective.matryoshka": (512,),
         "engine.attn_implementation": "flash_attention_2",
     }
     found = faults(values, shaped(num_key_value_heads=4))
@@ -211,10 +211,10 @@ def test_all_faults_come_together() -> None:
         "attention.key_value_heads",
         "attention.mask",
         "engine.attn_implementation",
+        "objective.matryoshka",
         "pooling.include_instruction",
         "pooling.layers",
         "pooling.truncate_to",
-        "training.matryoshka",
     ]
 
 
@@ -234,7 +234,7 @@ def test_all_faults_come_together() -> None:
         {"pooling.include_instruction": False} | MEAN | INSTRUCTED,
         {"pooling.layers": "3"},
         {"pooling.output_size": 48},
-        {"pooling.truncate_to": 47, "training.matryoshka": (46,)},
+        {"pooling.truncate_to": 47, "objective.matryoshka": (46,)},
         CROSS | {"pooling.num_latents": 1},
         CROSS | {"pooling.head": "latent_attention", "pooling.layers": "last"},
     ],

@@ -275,7 +275,7 @@ def test_the_card_says_what_was_found(root: Path) -> None:
         "| STS | STS22 | 51.23 |",
         "- `NFCorpus`: ValueError: no \\| text at all",
         '"find a passage: " and "passage: "',
-        "| `training.temperature` | `0.05` |",
+        "| `objective.temperature` | `0.05` |",
         "| of them in the pooling | 0 |",
         "torch 2.13.0, mteb 2.26.24",
         "trust_remote_code=True",

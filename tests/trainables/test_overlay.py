@@ -40,7 +40,7 @@ def test_faults_of_all_parts_are_reported_together_by_whole_names() -> None:
         "pooling.hed": "none",
         "pooling.layers": 4,
         "training.steps": -1,
-        "training.temperature": 0,
+        "objective.temperature": 0,
         "adaptation.kind": "mlm",
         "seed": -1,
     }
@@ -50,7 +50,7 @@ def test_faults_of_all_parts_are_reported_together_by_whole_names() -> None:
         '"every_N", "all" or "1,2,3", got 4; write "last_4" for that many layers, or "4" for one '
         "alone (in a shell '\"4\"')",
         "training.steps: expected at least 0, got -1",
-        "training.temperature: expected more than 0, got 0",
+        "objective.temperature: expected more than 0, got 0",
         "adaptation.kind: expected one of 'none', 'mntp', got 'mlm'",
         "seed: expected at least 0, got -1",
     }

@@ -72,7 +72,7 @@ DESIGNS: dict[str, dict[str, Any]] = {
         "engine.num_workers": 2,
         "engine.zero_stage": 3,
     },
-    "matryoshka": {"training.matryoshka": (4, 12), "pooling.output_size": 20},
+    "matryoshka": {"objective.matryoshka": (4, 12), "pooling.output_size": 20},
 }
 CHECKPOINTED = {"attention.mask": "two_stream", "training.gradient_checkpointing": True}
 
@@ -156,9 +156,9 @@ def rates(model: Embedder, training: TrainingConfig) -> list[dict[str, Any]]:
 
 def plain_loss(config: TrialConfig, queries: Tensor, passages: Tensor) -> Tensor:
     found = []
-    for size in (queries.shape[1], *config.training.matryoshka):
+    for size in (queries.shape[1], *config.objective.matryoshka):
         short = [functional.normalize(vectors[:, :size]) for vectors in (queries, passages)]
-        scores = short[0] @ short[1].T / config.training.temperature
+        scores = short[0] @ short[1].T / config.objective.temperature
         found.append((scores.logsumexp(1) - scores.diagonal()).mean())
     return torch.stack(found).mean()
 

@@ -75,9 +75,9 @@ def outcomes(group: Group, config: TrialConfig, folder: Path) -> list[trial.Outc
     return [task.result(TIMEOUT_S)[-1] for task in tasks]
 
 
-def numbers(reported: Reports) -> list[tuple[int, float, float]]:
+def numbers(reported: Reports) -> list[tuple[int, float, float, float]]:
     """Return what a resumed trial must repeat to the bit."""
-    return [(r.step, r.loss, r.quick_score) for ranks in reported for r in ranks]
+    return [(r.step, r.loss, r.quick_score, r.temperature) for ranks in reported for r in ranks]
 
 
 def drive_and_die(

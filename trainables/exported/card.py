@@ -13,7 +13,7 @@ from trainables.exported.decoder import EMBEDDED_ON_HUB, base_name
 from trainables.identity import label, used
 from trainables.trial import Outcome
 
-TRAINED = ("adaptation.", "training.", "lora.", "engine.")
+TRAINED = ("adaptation.", "training.", "objective.", "lora.", "engine.")
 SPLITS = {
     "choosing": "the half of the items that a search chooses by",
     "confirming": "the half of the items that no search has seen",
