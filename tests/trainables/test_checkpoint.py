@@ -108,7 +108,7 @@ def groups(root: Path) -> Iterator[dict[int, Group]]:
 
 def trainee(config: TrialConfig) -> Trainee:
     """Return what a trial trains."""
-    return Trainee(build(config), config.training.temperature, learned=False)
+    return Trainee(build(config), config.objective.temperature, learned=False)
 
 
 def on(config: TrialConfig, stage: int, workers: int) -> TrialConfig:
