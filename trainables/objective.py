@@ -61,7 +61,7 @@ def temperature(log_scale: Float[Tensor, " 1"], config: ObjectiveConfig) -> floa
     """
     if not config.learned_temperature:
         return config.temperature
-    return max(math.exp(-log_scale.item()), 1 / MAX_SCALE)
+    return max(log_scale.double().neg().exp().item(), 1 / MAX_SCALE)
 
 
 def limited(log_scale: Float[Tensor, " 1"]) -> Float[Tensor, " 1"]:

@@ -73,6 +73,11 @@ DESIGNS: dict[str, dict[str, Any]] = {
         "engine.zero_stage": 3,
     },
     "matryoshka": {"objective.matryoshka": (4, 12), "pooling.output_size": 20},
+    "symmetric": {
+        "objective.directions": "symmetric",
+        "objective.learned_temperature": True,
+        "engine.num_workers": 2,
+    },
 }
 CHECKPOINTED = {"attention.mask": "two_stream", "training.gradient_checkpointing": True}
 
@@ -139,8 +144,9 @@ def two(root: Path) -> Iterator[Group]:
 
 
 def losses(reported: Reports) -> list[float]:
-    """Return each report's loss, which all ranks agree on."""
-    assert all(len({report.loss for report in ranks}) == 1 for ranks in reported)
+    """Return each report's loss, which all ranks agree on, as on the temperature."""
+    for ranks in reported:
+        assert len({(report.loss, report.temperature) for report in ranks}) == 1
     return [ranks[0].loss for ranks in reported]
 
 
@@ -154,12 +160,15 @@ def rates(model: Embedder, training: TrainingConfig) -> list[dict[str, Any]]:
     return [{"params": params, "highest": rate} for params, rate in groups if params]
 
 
-def plain_loss(config: TrialConfig, queries: Tensor, passages: Tensor) -> Tensor:
-    found = []
+def plain_loss(config: TrialConfig, queries: Tensor, passages: Tensor, shift: Tensor) -> Tensor:
+    found, scale = [], shift.exp() / config.objective.temperature
     for size in (queries.shape[1], *config.objective.matryoshka):
         short = [functional.normalize(vectors[:, :size]) for vectors in (queries, passages)]
-        scores = short[0] @ short[1].T / config.objective.temperature
+        scores = short[0] @ short[1].T * scale
         found.append((scores.logsumexp(1) - scores.diagonal()).mean())
+        if config.objective.directions == "symmetric":
+            scores = scores[:, : len(scores)]
+            found.append((scores.logsumexp(0) - scores.diagonal()).mean())
     return torch.stack(found).mean()
 
 
@@ -170,7 +179,9 @@ def plain_loop(config: TrialConfig) -> list[float]:
     model = build(overlay(config, {"training.gradient_checkpointing": False}))
     torch.manual_seed(trial._seed(config) + 1)
     model.train()
-    groups = rates(model, training)
+    groups, shift = rates(model, training), nn.Parameter(torch.zeros(1))
+    if config.objective.learned_temperature:
+        groups[-1]["params"].append(shift)
     optimizer = torch.optim.AdamW(groups, weight_decay=training.weight_decay)
     tokenizer = Tokenizer(config.backbone.model)
     triples = data.load_triples(training.data, num_hard_negatives=1)
@@ -188,10 +199,11 @@ def plain_loop(config: TrialConfig) -> list[float]:
         answers = [t.positive for t in batch] + [t.negatives[0] for t in batch]
         queries = model(*tokenizer(asked, training.max_query_tokens, texts.query))
         passages = model(*tokenizer(answers, training.max_passage_tokens, texts.document))
-        loss = plain_loss(config, queries, passages)
+        loss = plain_loss(config, queries, passages, shift)
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), training.max_grad_norm)
+        trained = [parameter for group in groups for parameter in group["params"]]
+        torch.nn.utils.clip_grad_norm_(trained, training.max_grad_norm)
         optimizer.step()
         found.append(loss.item())
     return found
@@ -475,6 +487,18 @@ def test_a_resumed_gradual_mask_goes_on_where_it_was(
         steps = [done / STEPS, (done + 1) / STEPS]
         assert trained[-2:] == steps
         assert scored[-2:] == [(done + 2) / STEPS] * 2  # probes came before
+
+
+def test_a_learned_temperature_moves_and_continues_to_the_same_bits(
+    one: Group, config: TrialConfig, tmp_path: Path
+) -> None:
+    config = overlay(config, {**RARE, "objective.learned_temperature": True})
+    whole = reports(one, config, tmp_path / "whole", 3)
+    told = [report.temperature for (report,) in whole]
+    assert told[0] == pytest.approx(0.05)  # the first step of a warm-up has the rate 0
+    assert len(set(told)) == 3
+    reports(one, config, tmp_path / "parts", 1)
+    assert numbers(reports(one, config, tmp_path / "parts", 3)) == numbers(whole)
 
 
 def test_two_workers_continue_to_the_same_bits(
