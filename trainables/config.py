@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from trainables import layers
+from trainables import layers, mixture
 from trainables.catalogue import designs
 from trainables.faults import ConfigError as ConfigError
 from trainables.faults import (
@@ -25,6 +25,8 @@ from trainables.faults import (
     whole,
     whole_or_none,
 )
+from trainables.mixture import EMBEDDED_TRAIN_DATA as EMBEDDED_TRAIN_DATA
+from trainables.mixture import DataConfig as DataConfig
 
 KeyValueHeads = Literal["native", "multi_head", "multi_query"]
 Adaptation = Literal["none", "mntp"]
@@ -36,7 +38,6 @@ ZeroStage = Literal[0, 1, 2, 3]
 AttentionImplementation = Literal["sdpa", "eager", "flash_attention_2"]
 
 EMBEDDED_MODEL = "smollm2-135m"
-EMBEDDED_TRAIN_DATA = "boolq"
 EMBEDDED_TASKS = ("Lee50STS", "BoolQRetrieval", "TRECClassification", "NewsgroupSetsClustering")
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 FFN_RATIO = 4  # of a head's ffn_size over its hidden_size, where no ffn_size is given
@@ -190,7 +191,7 @@ class LoraConfig:
 class TrainingConfig:
     """Contrastive fine-tuning: InfoNCE with in-batch and hard negatives."""
 
-    data: str = EMBEDDED_TRAIN_DATA  # or a JSONL/parquet file, `datasets` folder, hub id
+    data: tuple[DataConfig, ...] = (DataConfig(),)
     steps: int = 16  # optimiser steps; 0 leaves the model untrained
     batch_size: int = 16  # queries per step over all workers
     num_hard_negatives: int = 1  # per query
@@ -211,7 +212,7 @@ class TrainingConfig:
         """Check the fields."""
         check(
             {
-                "data": some_text(self.data),
+                "data": mixture.fault(self.data),
                 "steps": whole(self.steps, at_least=0),
                 "batch_size": whole(self.batch_size, at_least=2),
                 "num_hard_negatives": whole(self.num_hard_negatives, at_least=0),

@@ -11,7 +11,7 @@ import hashlib
 import importlib.metadata
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -32,14 +32,14 @@ from trainables import (
     probes,
 )
 from trainables.build import build
-from trainables.config import TrialConfig
+from trainables.config import InstructionConfig, TrialConfig
 from trainables.cost import count_cost
 from trainables.engine import TrainingError as TrainingError
 from trainables.identity import digest
 from trainables.model.embedder import Embedder
 from trainables.objective import info_nce, matryoshka
 from trainables.overlay import as_dict
-from trainables.tokenizer import Row, Tokenizer
+from trainables.tokenizer import Tokenizer
 
 PACKAGES = ("torch", "transformers", "peft", "deepspeed", "mteb")
 
@@ -58,7 +58,7 @@ class Report:
 
     step: int
     loss: float  # mean since the last report
-    quick_score: float  # nDCG@10 on held-out training pairs
+    quick_score: float  # nDCG@10 on held-out training pairs, the mean over the data sets
     seconds: float  # of training and adaptation, over all attempts
 
 
@@ -116,9 +116,7 @@ class _Trainer:
         designs.check_design(config, designs.shape(config.backbone))
         self.cost = count_cost(config)
         self.tokenizer = Tokenizer(config.backbone.model)
-        self.data = data.load_triples(
-            config.training.data, num_hard_negatives=config.training.num_hard_negatives
-        )
+        self.data = data.open_data(config, self.tokenizer)
         self.adapted = self._warm_up()
         self.progress = _Progress(seconds=self.adapted.seconds if self.adapted else 0.0)
         trainee = contrastive.Trainee(self._build(), config.training.temperature, learned=False)
@@ -168,12 +166,9 @@ class _Trainer:
 
     def _train_step(self, step: int) -> float:
         """Take one optimiser step on this worker's part of the global batch; return the loss."""
-        training, rank = self.config.training, self.session.rank
-        batch = data.batch_at(
-            self.data, step, batch_size=training.batch_size, seed=self.config.seed
-        )
-        size = training.batch_size // self.config.engine.num_workers
-        shares = [self._rows(batch[i : i + size]) for i in range(0, len(batch), size)]
+        rank, workers = self.session.rank, self.config.engine.num_workers
+        batch = self.data.batch_at(step)
+        shares = [batch.share(number, workers).texts for number in range(workers)]
         number = max(
             packing.num_mini_batches([len(ids) for ids, _ in rows], self.mini_batch_tokens)
             for rows in shares  # as many on every worker: they take each pass together
@@ -183,21 +178,10 @@ class _Trainer:
         self._set_progress(step)
 
         def loss(embeddings: torch.Tensor, log_scale: torch.Tensor) -> torch.Tensor:
-            return self._loss(embeddings[packed.order], size)
+            return self._loss(embeddings[packed.order], len(batch.rows) // workers)
 
-        return contrastive.train_step(self.engine, packed.mini_batches, loss, f"step {step + 1}")
-
-    def _rows(self, triples: Sequence[data.Triple]) -> list[Row]:
-        """Return the tokens of all queries, then of all positives, then of all negatives."""
-        training, texts = self.config.training, self.config.instructions
-        passages = [triple.positive for triple in triples]
-        passages += [text for triple in triples for text in triple.negatives]
-        return [
-            *self.tokenizer.rows(
-                [triple.query for triple in triples], training.max_query_tokens, texts.query
-            ),
-            *self.tokenizer.rows(passages, training.max_passage_tokens, texts.document),
-        ]
+        name = f"step {step + 1} ({batch})"
+        return contrastive.train_step(self.engine, packed.mini_batches, loss, name)
 
     def _loss(self, embeddings: torch.Tensor, num_queries: int) -> torch.Tensor:
         """Return this worker's part of the loss."""
@@ -219,21 +203,31 @@ class _Trainer:
         report = Report(
             step=progress.step,
             loss=float(np.mean(progress.losses)),
-            quick_score=evaluation.quick_score(self.encode, self.data.held_out),
+            quick_score=float(np.mean([self._quick_score(held) for held in self.data.held_out])),
             seconds=progress.seconds,
         )
         progress.losses.clear()
         progress.reports.append(asdict(report))
         return report
 
+    def _quick_score(self, held_out: data.HeldOut) -> float:
+        encode = partial(self.encode, instructions=held_out.instructions)
+        return evaluation.quick_score(encode, held_out.triples)
+
     @torch.inference_mode()
-    def encode(self, texts: list[str], prompt_type: str | None) -> npt.NDArray[np.float32]:
+    def encode(
+        self,
+        texts: list[str],
+        prompt_type: str | None,
+        instructions: InstructionConfig | None = None,
+    ) -> npt.NDArray[np.float32]:
         """Return the embeddings of `texts`, one row each; queries are cut as in training."""
         self.engine.eval()
         settings, training = self.config.evaluation, self.config.training
         self._set_progress(self.progress.step)
         limit = training.max_query_tokens if prompt_type == "query" else settings.max_tokens
-        instruction: str = getattr(self.config.instructions, prompt_type or "other")
+        written = instructions or self.config.instructions
+        instruction: str = getattr(written, prompt_type or "other")
         parts = []
         for start in range(0, len(texts), settings.batch_size):
             batch = texts[start : start + settings.batch_size]
