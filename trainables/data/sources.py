@@ -126,7 +126,7 @@ def _load(name: str, field: str) -> Any:
         table = datasets.load_from_disk(name) if Path(name).is_dir() else None
         table = datasets.load_dataset(name, split="train") if table is None else table
         return table["train"] if isinstance(table, datasets.DatasetDict) else table
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, LookupError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
         raise ConfigError(
             f"{field}: expected {EMBEDDED_TRAIN_DATA!r}, a .jsonl or .parquet file, a folder "
