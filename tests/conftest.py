@@ -29,7 +29,7 @@ TIMES = ("at dawn", "all winter")
 
 
 CACHE = "POOLSEARCH_CACHE"
-USUAL_CACHE = os.environ.get(CACHE)
+USUAL_CACHE = Path(os.environ.get(CACHE) or Path.home() / ".cache" / "poolsearch")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -41,14 +41,19 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     del os.environ[CACHE]
 
 
+@pytest.fixture(scope="session")
+def usual_cache() -> Path:
+    """Return where the embedded assets were fetched once."""
+    return USUAL_CACHE
+
+
 @pytest.fixture(autouse=True)
 def embedded_assets(
     request: pytest.FixtureRequest, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Find the embedded assets where they were fetched once."""
+    """Let a test that needs the embedded assets find them."""
     if "embedded" in request.keywords:
-        usual = USUAL_CACHE or str(Path.home() / ".cache" / "poolsearch")
-        monkeypatch.setenv(CACHE, usual)
+        monkeypatch.setenv(CACHE, str(USUAL_CACHE))
 
 
 def _sentences() -> list[tuple[str, str, str]]:

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from trainables import boolq
 from trainables.assets import AssetError
 from trainables.config import ConfigError
 from trainables.data import making, sources
@@ -178,6 +179,18 @@ class TestSources:
                 "training.data.0.name: expected the columns query, positive and negatives, got "
                 f"question, positive in {name!r}"
             )
+
+    def test_a_row_group_is_never_whole_in_memory(self, tmp_path: Path) -> None:
+        generator = np.random.default_rng(0)
+        columns = {name: [generator.bytes(500).hex() for _ in range(20_000)] for name in "ab"}
+        table = pa.table({"query": columns["a"], "positive": columns["b"]})
+        name = str(tmp_path / "rows.parquet")
+        pq.write_table(table, name, row_group_size=20_000, use_dictionary=False)
+        del table
+        before = pa.total_allocated_bytes()
+        rows = find(name, "training.data.0.name").rows()
+        peak = max(pa.total_allocated_bytes() for number, _ in rows if number % 100 == 0)
+        assert peak - before < 10e6 < Path(name).stat().st_size / 2
 
     def test_missing_and_damaged_data_are_named(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError) as error:
@@ -467,8 +480,19 @@ class TestKey:
 
 @pytest.mark.embedded
 def test_boolq_gives_negatives_for_every_query(
-    tokenizer: Counting, caplog: pytest.LogCaptureFixture
+    tokenizer: Counting,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    usual_cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    with monkeypatch.context() as usual:
+        usual.setenv("POOLSEARCH_CACHE", str(usual_cache))
+        boolq.load_training_rows()
+    (tmp_path / "cache").mkdir()
+    for prepared in usual_cache.iterdir():
+        if prepared.name != "data":
+            (tmp_path / "cache" / prepared.name).symlink_to(prepared)
     caplog.set_level(logging.WARNING)
     store = open_store(data_set("boolq", num_hard_negatives=7), tokenizer)
     assert (len(store.held_out), store.width) == (100, 9)

@@ -23,6 +23,7 @@ from trainables.mixture import EMBEDDED_TRAIN_DATA
 
 COLUMNS = ("query", "positive", "negatives")
 _CHUNK = 1024  # rows of a table that are in memory at once
+_BUFFER_BYTES = 2**20  # of each column; else a whole row group of a file would be in memory
 
 Rows = Iterator[tuple[int, Any]]
 
@@ -98,7 +99,7 @@ def _jsonl(path: Path) -> Rows:
 
 
 def _parquet(path: Path, field: str) -> Rows:
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False) as file:
         columns = _columns(file.schema_arrow.names, field, str(path))
         batches = file.iter_batches(batch_size=_CHUNK, columns=columns)
         yield from enumerate((row for batch in batches for row in batch.to_pylist()), start=1)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from trainables.tokenizer import Row, Tokenizer
 
 MAX_NAMED = 16  # rows that a message lists
-_CHUNK = 4096  # rows that are looked at together, where a batch's own do not fill it
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -168,7 +166,7 @@ class TrainingData:
         epoch, place = divmod(turn, max(number // size, 1))
         chosen: list[int] = []
         seen: set[int] = set()
-        for start, end in itertools.pairwise([0, *range(size, number, _CHUNK), number]):
+        for start, end in _doubling(size, number):
             order = (place * size + np.arange(start, end)) % number
             rows = permuted(order, number, (self._seed, epoch))
             hashes = opened.store.hashes[rows].tolist()
@@ -241,6 +239,18 @@ def _label(name: str, names: Sequence[str]) -> str:
     short = Path(name).name
     alone = [Path(other).name for other in names].count(short) == 1
     return short if alone and Path(name).exists() else name
+
+
+def _doubling(size: int, number: int) -> Iterator[tuple[int, int]]:
+    """Yield ranges that make up `range(number)`, each after the first as long as all before it.
+
+    >>> list(_doubling(2, 9))
+    [(0, 2), (2, 4), (4, 8), (8, 9)]
+    """
+    start, end = 0, size
+    while start < number:
+        yield start, min(end, number)
+        start, end = end, 2 * end
 
 
 def _negatives(first: NDArray[np.int64], width: int) -> NDArray[np.int64]:
