@@ -66,10 +66,10 @@ def configure(
     space = SPACES.get(str(study.get("space", StudyConfig().space)))
     faults.during(lambda: _check_owned(trial, space, base, shape))
     _check_tasks(base, faults)
-    faults.during(lambda: _check_data(base))
     faults.during(lambda: _check_deepspeed(base))
     if space is not None and not faults.lines:
         faults.during(lambda: check_space(space, base, shape))
+    faults.during(lambda: _check_data(base, complete=not faults.lines))
     faults.refuse()
     checked: StudyConfig = dataclasses.replace(config, base=base)
     return checked
@@ -123,15 +123,16 @@ def _check_tasks(base: TrialConfig, faults: Faults) -> None:
     faults.lines += check_tasks(base.evaluation.tasks)
 
 
-def _check_data(base: TrialConfig) -> None:
-    from trainables.data import load_triples
+def _check_data(base: TrialConfig, *, complete: bool) -> None:
+    """Tokenise the training data, which trials then share; only read it if nothing will start."""
+    from trainables import data
 
-    triples = load_triples(base.training.data, num_hard_negatives=base.training.num_hard_negatives)
-    if len(triples.train) < base.training.batch_size:
-        raise ConfigError(
-            f"training.data: expected at least training.batch_size {base.training.batch_size} "
-            f"rows, got {len(triples.train)}"
-        )
+    if complete:
+        from trainables.tokenizer import Tokenizer
+
+        data.open_data(base, Tokenizer(base.backbone.model))
+    else:
+        data.check_data(base)
 
 
 def _check_deepspeed(base: TrialConfig) -> None:

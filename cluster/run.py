@@ -26,6 +26,7 @@ from trainables.config import (
     EMBEDDED_TASKS,
     EMBEDDED_TRAIN_DATA,
     ConfigError,
+    DataConfig,
     TrialConfig,
 )
 from trainables.overlay import overlay
@@ -59,11 +60,19 @@ def needs_embedded(trial: Mapping[str, Any]) -> bool:
     """Return whether settings leave the model, the training data or a task embedded."""
     defaults = TrialConfig()
     tasks = trial.get("evaluation.tasks", defaults.evaluation.tasks)
+    data = trial.get("training.data", defaults.training.data)
     return (
         trial.get("backbone.model", EMBEDDED_MODEL) == EMBEDDED_MODEL
-        or trial.get("training.data", EMBEDDED_TRAIN_DATA) == EMBEDDED_TRAIN_DATA
+        or (isinstance(data, list | tuple) and any(map(_is_embedded, data)))
         or any(task in EMBEDDED_TASKS for task in tasks)
     )
+
+
+def _is_embedded(given: Any) -> bool:
+    """Return whether a data set, as plain values or not, is the embedded one."""
+    if isinstance(given, Mapping):
+        return bool(given.get("name", EMBEDDED_TRAIN_DATA) == EMBEDDED_TRAIN_DATA)
+    return isinstance(given, DataConfig) and given.name == EMBEDDED_TRAIN_DATA
 
 
 def run_study(

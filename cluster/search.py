@@ -30,9 +30,17 @@ EXAMPLES = """examples:
       your own model, data (columns query, positive, negatives) and official MTEB tasks
   python -m cluster.search --study big --workers 8 --set engine.zero_stage=3 --deepspeed ds.json
       eight workers for each trial, and DeepSpeed settings that no field makes
+  python -m cluster.search --study mixed --train-data boolq=0.5 pairs.jsonl=2 mined.parquet
+      a mix: four steps of seven draw from pairs.jsonl, two from mined.parquet, one from boolq
   python -m cluster.search --study embedded --address auto
       the same search on the Ray cluster that this machine belongs to
 """
+
+TRAIN_DATA = (
+    "each a JSONL or parquet file, a datasets folder, a hub id or boolq, with its weight among "
+    "the steps (default: 1); or one .json file: a list of objects with name, weight, "
+    "query_instruction, document_instruction (default: boolq)"
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -52,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
     study.add_argument("--seed", metavar="N", help="of the proposals (default: 0)")
     study.add_argument("--model", help="a folder or a hub id (default: the embedded one)")
     study.add_argument("--layers", metavar="N", help="first layers kept, or all (default: 6)")
-    study.add_argument("--train-data", metavar="DATA", help="file, folder or hub id")
+    study.add_argument("--train-data", nargs="+", metavar="NAME[=WEIGHT]", help=TRAIN_DATA)
     study.add_argument("--tasks", nargs="+", help=f"default: {' '.join(EMBEDDED_TASKS)}")
     study.add_argument("--workers", metavar="N", help="workers of each trial (default: 1)")
     study.add_argument("--deepspeed", metavar="FILE", help="more DeepSpeed settings, as JSON")
@@ -80,7 +88,7 @@ def settings(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, A
     trial = {
         "backbone.model": whole_path(arguments.model),
         "backbone.num_layers": value(arguments.layers),
-        "training.data": whole_path(arguments.train_data),
+        "training.data": arguments.train_data and mix(arguments.train_data),
         "evaluation.tasks": arguments.tasks and tuple(arguments.tasks),
         "engine.num_workers": value(arguments.workers),
         "engine.deepspeed": content(arguments.deepspeed),
@@ -117,6 +125,34 @@ def content(name: str | None) -> str | None:
         return canonical(text)
     except ValueError:
         return text
+
+
+def mix(given: Sequence[str]) -> Any:
+    """Return the data sets of a command line, or of the one .json file that it names, as written.
+
+    A file that is no JSON comes back as a text that says so, and is refused with all else.
+
+    >>> mix(["boolq=0.5", "user/pairs"])
+    [{'name': 'boolq', 'weight': 0.5}, {'name': 'user/pairs'}]
+    """
+    if len(given) > 1 or not given[0].endswith(".json"):
+        return [_data_set(text) for text in given]
+    try:
+        sets = json.loads(Path(given[0]).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return f"{given[0]}: {error}"
+    for each in sets if isinstance(sets, list) else []:
+        if isinstance(each, dict) and isinstance(each.get("name"), str):
+            each["name"] = whole_path(each["name"])
+    return sets
+
+
+def _data_set(text: str) -> dict[str, Any]:
+    """Return the name and the weight, if there is one; a path may have a "=" of its own."""
+    name, equals, weight = text.rpartition("=")
+    if not equals or Path(text).exists():
+        return {"name": whole_path(text)}
+    return {"name": whole_path(name), "weight": value(weight)}
 
 
 def whole_path(name: str | None) -> str | None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,34 @@ torch.set_num_threads(1)
 ANIMALS = ("cat", "dog", "heron", "otter", "badger")
 PLACES = ("river", "forest", "harbour", "meadow", "quarry", "station")
 TIMES = ("at dawn", "all winter")
+
+
+CACHE = "POOLSEARCH_CACHE"
+USUAL_CACHE = Path(os.environ.get(CACHE) or Path.home() / ".cache" / "poolsearch")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Tokenise into a cache that starts empty, in this process and in those that it starts."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ[CACHE] = str(folder)
+    yield folder
+    del os.environ[CACHE]
+
+
+@pytest.fixture(scope="session")
+def usual_cache() -> Path:
+    """Return where the embedded assets were fetched once."""
+    return USUAL_CACHE
+
+
+@pytest.fixture(autouse=True)
+def embedded_assets(
+    request: pytest.FixtureRequest, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Let a test that needs the embedded assets find them."""
+    if "embedded" in request.keywords:
+        monkeypatch.setenv(CACHE, str(USUAL_CACHE))
 
 
 def _sentences() -> list[tuple[str, str, str]]:

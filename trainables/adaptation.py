@@ -37,11 +37,11 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from trainables import checkpoint, engine, probes
 from trainables.build import DTYPES, assemble
 from trainables.config import ConfigError, TrainingConfig, TrialConfig
-from trainables.data import TrainingData, permutation
+from trainables.data import TrainingData, permuted
 from trainables.model.backbone import Backbone
 from trainables.model.decoder import keep_layers
 from trainables.model.tokens import Padded
-from trainables.tokenizer import Tokenizer, locate
+from trainables.tokenizer import Tokenizer, locate, pad
 
 WEIGHTS = "adapted.safetensors"
 CHECKPOINTS = "adaptation"
@@ -166,11 +166,6 @@ def choose(
     return hidden
 
 
-def passages(data: TrainingData) -> tuple[str, ...]:
-    """Return the distinct passages of the training triples, without their labels."""
-    return tuple(dict.fromkeys(text for triple in data.train for text in triple.texts[1:]))
-
-
 def warm_up(
     config: TrialConfig, data: TrainingData, *, rank: int, folder: Path, seed: int
 ) -> Adapted:
@@ -208,7 +203,7 @@ class _Warmup:
         self.config = config
         self.rank = rank
         self.tokenizer = Tokenizer(config.backbone.model)
-        self.passages = passages(data)
+        self.passages = data.passages()
         self.engine = engine.initialize(predictor, config.engine, _training(config))
         self.progress = _Progress()
 
@@ -246,11 +241,10 @@ class _Warmup:
         """Return this worker's texts of a step, given by `seed` and `step` alone."""
         number, size = len(self.passages), self.config.adaptation.batch_size
         epoch, place = divmod(step, max(number // size, 1))
-        order = permutation(number, self.config.seed, epoch)
         start = place * size + first
-        texts = [self.passages[order[i % number]] for i in range(start, start + count)]
-        training, instruction = self.config.training, self.config.instructions.document
-        return self.tokenizer(texts, training.max_passage_tokens, instruction)
+        order = np.arange(start, start + count) % number
+        chosen = permuted(order, number, (self.config.seed, epoch))
+        return pad(self.passages.rows(chosen), self.tokenizer.padding)
 
     def save(self, file: Path) -> None:
         """Write the adapters, and with them what the warm-up came to."""

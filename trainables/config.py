@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from trainables import deepspeed_overlay, layers
+from trainables import deepspeed_overlay, layers, mixture
 from trainables.catalogue import designs
 from trainables.faults import ConfigError as ConfigError
 from trainables.faults import (
@@ -26,6 +26,8 @@ from trainables.faults import (
     whole,
     whole_or_none,
 )
+from trainables.mixture import EMBEDDED_TRAIN_DATA as EMBEDDED_TRAIN_DATA
+from trainables.mixture import DataConfig as DataConfig
 
 KeyValueHeads = Literal["native", "multi_head", "multi_query"]
 Adaptation = Literal["none", "mntp"]
@@ -39,7 +41,6 @@ Schedule = Literal["linear", "cosine", "constant"]
 AttentionImplementation = Literal["sdpa", "eager", "flash_attention_2"]
 
 EMBEDDED_MODEL = "smollm2-135m"
-EMBEDDED_TRAIN_DATA = "boolq"
 EMBEDDED_TASKS = ("Lee50STS", "BoolQRetrieval", "TRECClassification", "NewsgroupSetsClustering")
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 MAX_SCALE = 100.0  # of the scores where the temperature is learned (CLIP, arXiv 2103.00020)
@@ -194,7 +195,7 @@ class LoraConfig:
 class TrainingConfig:
     """Contrastive fine-tuning: the texts, the steps and the rates."""
 
-    data: str = EMBEDDED_TRAIN_DATA  # or a JSONL/parquet file, `datasets` folder, hub id
+    data: tuple[DataConfig, ...] = (DataConfig(),)
     steps: int = 16  # optimiser steps; 0 leaves the model untrained
     batch_size: int = 16  # queries per step over all workers
     num_hard_negatives: int = 1  # per query
@@ -214,7 +215,7 @@ class TrainingConfig:
         """Check the fields."""
         check(
             {
-                "data": some_text(self.data),
+                "data": mixture.fault(self.data),
                 "steps": whole(self.steps, at_least=0),
                 "batch_size": whole(self.batch_size, at_least=2),
                 "num_hard_negatives": whole(self.num_hard_negatives, at_least=0),

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trainables.config import Split
-from trainables.data import Triple
+from trainables.data.rows import Triple
 from trainables.encoding import Encode, encode_texts, unit
 from trainables.mteb_guard import guarded
 from trainables.tasks import MTEB_SEED, category, load_task

@@ -84,6 +84,11 @@ def text(value: object) -> str | None:
     return None if isinstance(value, str) else f"expected a text, got {value!r}"
 
 
+def text_or_none(value: object) -> str | None:
+    """Return the fault if `value` is neither None nor a text."""
+    return None if value is None else text(value)
+
+
 def some_text(value: object) -> str | None:
     """Return the fault if `value` is not a text with something in it."""
     good = isinstance(value, str) and value

@@ -11,6 +11,7 @@ from typing import Any
 from trainables import deepspeed_overlay, layers
 from trainables.catalogue import SIZES, design
 from trainables.config import FFN_RATIO, AdaptationConfig, TrialConfig
+from trainables.mixture import instructions_of, shares
 from trainables.overlay import as_dict, flatten
 
 DESIGN = ("backbone.", "instructions.", "attention.", "adaptation.", "pooling.")
@@ -58,10 +59,19 @@ def _canonical(config: TrialConfig) -> dict[str, Any]:
     values["pooling.layers"] = layers.canonical(config.pooling.layers, config.backbone.num_layers)
     values["lora.targets"] = sorted(values["lora.targets"])
     values["engine.deepspeed"] = deepspeed_overlay.canonical(values["engine.deepspeed"])
+    values["training.data"] = _mix(config)
     hidden = values.get("pooling.hidden_size")
     if values.get("pooling.ffn_size", 0) is None and hidden is not None:
         values["pooling.ffn_size"] = FFN_RATIO * hidden
     return {name: _plain(value) for name, value in values.items()}
+
+
+def _mix(config: TrialConfig) -> list[list[Any]]:
+    """Return each data set with its share and its instructions, by name."""
+    given = config.training.data
+    texts = [instructions_of(data, config.instructions) for data in given]
+    parts = zip(given, shares(given), texts, strict=True)
+    return sorted([data.name, part, text.query, text.document] for data, part, text in parts)
 
 
 def _plain(value: Any) -> Any:

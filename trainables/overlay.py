@@ -102,7 +102,9 @@ def _replaced(
                 changes[name], found = _replaced(current, inner, f"{prefix}{name}.")
                 faults |= found
         elif name in values:
-            changes[name] = tuple(values[name]) if isinstance(values[name], list) else values[name]
+            given, found = _items(current, values[name], prefix + name)
+            changes |= {} if found else {name: given}
+            faults |= found
     if not changes:
         return base, faults
     try:
@@ -113,3 +115,22 @@ def _replaced(
         if faults:  # what concerns several parts was checked with values that nobody gave
             found = {name: fault for name, fault in found.items() if "." not in name}
         return base, {prefix + name: fault for name, fault in found.items()} | faults
+
+
+def _items(current: Any, value: Any, name: str) -> tuple[Any, dict[str, str | None]]:
+    """Return a field's value; where it is a list of parts, each is made of its plain values."""
+    if not isinstance(value, list | tuple):
+        return value, {}
+    usual = current[0] if isinstance(current, tuple) and current else None
+    if not dataclasses.is_dataclass(usual):
+        return tuple(value), {}
+    part: Any = type(usual)
+    made: list[Any] = []
+    faults: dict[str, str | None] = {}
+    for place, item in enumerate(value):
+        try:
+            made.append(overlay(part(), item) if isinstance(item, Mapping) else item)
+        except ConfigError as error:
+            lines = (line.split(": ", 1) for line in str(error).splitlines())
+            faults |= {f"{name}.{place}.{inner}": fault for inner, fault in lines}
+    return tuple(made), faults

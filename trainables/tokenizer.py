@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -78,6 +80,19 @@ class Tokenizer:
         rows = [self._ended(ids) for ids in encoded["input_ids"]]
         return [(row, min(count, len(row) - 1)) for row, count in zip(rows, counts, strict=True)]
 
+    def fingerprint(self) -> str:
+        """Return a hash of all that decides a text's ids."""
+        tokenizer = self._tokenizer
+        if tokenizer.is_fast:
+            backend = tokenizer.backend_tokenizer
+            backend.no_truncation()  # it remembers how it was last called
+            backend.no_padding()
+            content = backend.to_str()
+        else:
+            content = json.dumps(tokenizer.get_vocab(), sort_keys=True)
+        named = f"{type(tokenizer).__name__} {self.end} {content}"
+        return hashlib.sha256(named.encode()).hexdigest()
+
     def _ended(self, ids: list[int]) -> list[int]:
         return ids if ids[-1:] == [self.end] else [*ids, self.end]
 
@@ -117,20 +132,20 @@ def check_instructions(config: TrialConfig) -> None:
     Raises:
         ConfigError: With every fault, by the part that the text plays.
     """
-    given = {name: text for name, text in asdict(config.instructions).items() if text}
+    given = {role: text for role, text in _written(config).items() if text}
     if not given:
         return
-    tokenizer, limits = Tokenizer(config.backbone.model), _limits(config)
-    counts: dict[str, int] = {}
+    tokenizer = Tokenizer(config.backbone.model)
+    counts: list[int] = []
     faults: dict[str, str | None] = {}
-    for role, instruction in given.items():
-        name, most = limits[role]
+    for field, instruction in given.items():
+        name, most = _limit(config, field)
         try:
-            counts[role] = tokenizer.instruction_tokens(instruction, most)
+            counts.append(tokenizer.instruction_tokens(instruction, most))
         except ConfigError as error:
             fault = str(error).removeprefix("instructions: ")
-            faults[f"instructions.{role}"] = f"{fault}; shorten it or raise {name}"
-    if config.attention.mask == "prefix" and not faults and max(counts.values()) < 2:
+            faults[field] = f"{fault}; shorten it or raise {name}"
+    if config.attention.mask == "prefix" and not faults and max(counts) < 2:
         faults["attention.mask"] = (
             "expected an instruction of two tokens or more with 'prefix', got one: it would be "
             "causal"
@@ -138,15 +153,25 @@ def check_instructions(config: TrialConfig) -> None:
     check(faults)
 
 
-def _limits(config: TrialConfig) -> dict[str, tuple[str, int]]:
-    """Return the setting that texts of each part are cut at, and its value."""
-    training, scored = config.training, ("evaluation.max_tokens", config.evaluation.max_tokens)
-    passages = ("training.max_passage_tokens", training.max_passage_tokens)
-    return {
-        "query": ("training.max_query_tokens", training.max_query_tokens),
-        "document": min(passages, scored, key=lambda limit: limit[1]),
-        "other": scored,
+def _written(config: TrialConfig) -> dict[str, str | None]:
+    """Return all instructions by their fields; None where a data set has none of its own."""
+    written: dict[str, str | None] = {
+        f"instructions.{role}": text for role, text in asdict(config.instructions).items()
     }
+    for place, data in enumerate(config.training.data):
+        written[f"training.data.{place}.query_instruction"] = data.query_instruction
+        written[f"training.data.{place}.document_instruction"] = data.document_instruction
+    return written
+
+
+def _limit(config: TrialConfig, field: str) -> tuple[str, int]:
+    """Return the setting that texts with an instruction are cut at, and its value."""
+    training, scored = config.training, ("evaluation.max_tokens", config.evaluation.max_tokens)
+    role = field.rpartition(".")[2].removesuffix("_instruction")
+    if role == "query":
+        return "training.max_query_tokens", training.max_query_tokens
+    passages = ("training.max_passage_tokens", training.max_passage_tokens)
+    return scored if role == "other" else min(passages, scored, key=lambda limit: limit[1])
 
 
 def _count(offsets: Sequence[tuple[int, int]], length: int) -> int:

@@ -12,8 +12,9 @@ import importlib.metadata
 import itertools
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from trainables import (
     probes,
 )
 from trainables.build import build
-from trainables.config import TrialConfig
+from trainables.config import InstructionConfig, TrialConfig
 from trainables.cost import count_cost
 from trainables.engine import TrainingError as TrainingError
 from trainables.identity import digest
@@ -42,7 +43,7 @@ from trainables.memory import Memory, is_out_of_memory
 from trainables.model.embedder import Embedder
 from trainables.objective import contrastive_loss, temperature
 from trainables.overlay import as_dict
-from trainables.tokenizer import Row, Tokenizer
+from trainables.tokenizer import Tokenizer
 
 PACKAGES = ("torch", "transformers", "peft", "deepspeed", "mteb")
 
@@ -61,7 +62,7 @@ class Report:
 
     step: int
     loss: float  # mean since the last report
-    quick_score: float  # nDCG@10 on held-out training pairs
+    quick_score: float  # nDCG@10 on held-out training pairs, the mean over the data sets
     temperature: float  # of the last step's loss
     seconds: float  # of training and adaptation, over all attempts
 
@@ -131,9 +132,7 @@ class _Trainer:
         designs.check_design(config, designs.shape(config.backbone))
         self.cost = count_cost(config)
         self.tokenizer = Tokenizer(config.backbone.model)
-        self.data = data.load_triples(
-            config.training.data, num_hard_negatives=config.training.num_hard_negatives
-        )
+        self.data = data.open_data(config, self.tokenizer)
         self.adapted = self._warm_up()
         self.progress = _Progress(seconds=self.adapted.seconds if self.adapted else 0.0)
         objective = config.objective
@@ -189,12 +188,9 @@ class _Trainer:
 
     def _train_step(self, step: int) -> float:
         """Take one optimiser step on this worker's part of the global batch; return the loss."""
-        training, rank = self.config.training, self.session.rank
-        batch = data.batch_at(
-            self.data, step, batch_size=training.batch_size, seed=self.config.seed
-        )
-        size = training.batch_size // self.config.engine.num_workers
-        shares = [self._rows(batch[i : i + size]) for i in range(0, len(batch), size)]
+        rank, workers = self.session.rank, self.config.engine.num_workers
+        batch = self.data.batch_at(step)
+        shares = [batch.share(number, workers).texts for number in range(workers)]
         number = max(
             packing.num_mini_batches([len(ids) for ids, _ in rows], self.memory.mini_batch_tokens)
             for rows in shares  # as many on every worker: they take each pass together
@@ -204,9 +200,9 @@ class _Trainer:
         self._set_progress(step)
 
         def loss(embeddings: torch.Tensor, log_scale: torch.Tensor) -> torch.Tensor:
-            return self._loss(embeddings[packed.order], log_scale, size)
+            return self._loss(embeddings[packed.order], log_scale, len(batch.rows) // workers)
 
-        name = f"step {step + 1}"
+        name = f"step {step + 1} ({batch})"
         most = max(sum(b.ids.numel() for b in blocks) for blocks in packed.mini_batches)
         try:
             return contrastive.train_step(self.engine, packed.mini_batches, loss, name)
@@ -214,19 +210,7 @@ class _Trainer:
             if not is_out_of_memory(error):
                 raise
         # Raised out here, as the first error would keep all tensors of the step alive.
-        raise self.memory.halve(name, most, can_halve=number < len(packed.order))
-
-    def _rows(self, triples: Sequence[data.Triple]) -> list[Row]:
-        """Return the tokens of all queries, then of all positives, then of all negatives."""
-        training, texts = self.config.training, self.config.instructions
-        passages = [triple.positive for triple in triples]
-        passages += [text for triple in triples for text in triple.negatives]
-        return [
-            *self.tokenizer.rows(
-                [triple.query for triple in triples], training.max_query_tokens, texts.query
-            ),
-            *self.tokenizer.rows(passages, training.max_passage_tokens, texts.document),
-        ]
+        raise self.memory.halve(f"step {step + 1}", most, can_halve=number < len(packed.order))
 
     def _loss(
         self, embeddings: torch.Tensor, log_scale: torch.Tensor, num_queries: int
@@ -254,7 +238,7 @@ class _Trainer:
         report = Report(
             step=progress.step,
             loss=float(np.mean(progress.losses)),
-            quick_score=evaluation.quick_score(self.encode, self.data.held_out),
+            quick_score=float(np.mean([self._quick_score(held) for held in self.data.held_out])),
             temperature=self.temperature,
             seconds=progress.seconds,
         )
@@ -262,14 +246,24 @@ class _Trainer:
         progress.reports.append(asdict(report))
         return report
 
+    def _quick_score(self, held_out: data.HeldOut) -> float:
+        encode = partial(self.encode, instructions=held_out.instructions)
+        return evaluation.quick_score(encode, held_out.triples)
+
     @torch.no_grad()  # in inference mode stage 3 would leave parameters that cannot be trained
-    def encode(self, texts: list[str], prompt_type: str | None) -> npt.NDArray[np.float32]:
+    def encode(
+        self,
+        texts: list[str],
+        prompt_type: str | None,
+        instructions: InstructionConfig | None = None,
+    ) -> npt.NDArray[np.float32]:
         """Return the embeddings of `texts`, one row each; queries are cut as in training."""
         self.engine.eval()
         settings, training = self.config.evaluation, self.config.training
         self._set_progress(self.progress.step)
         limit = training.max_query_tokens if prompt_type == "query" else settings.max_tokens
-        instruction: str = getattr(self.config.instructions, prompt_type or "other")
+        written = instructions or self.config.instructions
+        instruction: str = getattr(written, prompt_type or "other")
         parts = []
         for start in range(0, len(texts), settings.batch_size):
             batch = texts[start : start + settings.batch_size]

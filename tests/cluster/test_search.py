@@ -20,7 +20,7 @@ from mlflow import MlflowClient
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from cluster.search import main, parser, settings
+from cluster.search import main, mix, parser, settings
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TASKS = ("Lee50STS", "TRECClassification")
@@ -213,10 +213,84 @@ def test_all_faults_come_in_one_message_before_anything_starts(
     assert "backbone.model: expected 'smollm2-135m', a model folder or" in message
     assert "evaluation.tasks: " in message
     assert "evaluation.split: the search takes the choosing half" in message
-    assert "training.data: " in message
+    assert "training.data.0.name: expected a file, got 'pairs.jsonl'" in message
     assert "pooling.ffn_size: expected at least 1, got 0" in message
     assert "at-once: expected at least 1, got -1" in message
     assert not list(tmp_path.iterdir())
+
+
+def test_a_mix_is_given_by_names_or_by_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("pairs.jsonl", "odd=2.jsonl"):
+        (tmp_path / name).touch()
+    whole = str(tmp_path / "pairs.jsonl")
+    given = ["boolq", "pairs.jsonl=2", "odd=2.jsonl", "user/pairs=heavy"]
+    assert mix(given) == [
+        {"name": "boolq"},
+        {"name": whole, "weight": 2},
+        {"name": str(tmp_path / "odd=2.jsonl")},
+        {"name": "user/pairs", "weight": "heavy"},
+    ]
+    sets = [{"name": "pairs.jsonl", "query_instruction": "find: "}, {"weight": 2}, 3]
+    (tmp_path / "mix.json").write_text(json.dumps(sets))
+    assert mix(["mix.json"]) == [{**sets[0], "name": whole}, *sets[1:]]  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["a.jsonl=0", "b.jsonl=x"], [
+            "training.data.0.weight: expected more than 0, got 0",
+            "training.data.1.weight: expected a number, got 'x'",
+        ]),
+        (["mix.json"], ["training.data.0.wieght: not a parameter; did you mean 'weight'?"]),
+        (
+            ["no.json"],
+            [
+                "training.data: expected a list of data sets, got \"no.json: [Errno 2] No such "
+                "file or directory: 'no.json'\""
+            ],
+        ),
+    ],
+)  # fmt: skip
+def test_a_bad_mix_is_named(
+    given: list[str],
+    expected: list[str],
+    capsys: pytest.CaptureFixture[str],
+    tiny_model: Path,
+    tiny_pairs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mix.json").write_text(json.dumps([{"name": str(tiny_pairs), "wieght": 2}]))
+    arguments = [
+        *("--model", str(tiny_model), "--layers", "3", "--train-data", *given),
+        *("--tasks", "NFCorpus", "--outputs", str(tmp_path)),
+    ]
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.splitlines() == expected
+
+
+def test_the_search_tokenises_before_it_starts(
+    capsys: pytest.CaptureFixture[str], tiny_model: Path, tiny_pairs: Path, tmp_path: Path
+) -> None:
+    rows = [json.loads(line) for line in tiny_pairs.read_text().splitlines()]
+    (tmp_path / "few.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:12]))
+    arguments = [
+        *("--model", str(tiny_model), "--layers", "3", "--tasks", "NFCorpus"),
+        *("--train-data", f"{tmp_path}/few.jsonl=0.1", str(tiny_pairs)),
+        *("--outputs", str(tmp_path / "out"), "--dry-run"),
+    ]
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "training.batch_size: expected at most 11, the rows of few.jsonl found whose texts all "
+        "differ, got 16"
+    ]
+    assert main([*arguments, "--set", "training.batch_size=8"]) == 0
+    assert not (tmp_path / "out").exists()
 
 
 def test_too_many_layers_are_refused(

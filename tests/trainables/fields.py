@@ -38,7 +38,20 @@ OTHER: dict[str, Any] = {
     "lora.alpha": 16.0,
     "lora.dropout": 0.1,
     "lora.targets": ("q_proj",),
-    "training.data": "pairs.jsonl",
+    "training.data": (
+        {
+            "name": "pairs.jsonl",
+            "weight": 2.0,
+            "query_instruction": "question: ",
+            "document_instruction": None,
+        },
+        {
+            "name": "boolq",
+            "weight": 1.0,
+            "query_instruction": None,
+            "document_instruction": "",
+        },
+    ),
     "training.steps": 100,
     "training.batch_size": 32,
     "training.num_hard_negatives": 2,

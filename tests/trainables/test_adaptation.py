@@ -11,6 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -41,6 +42,7 @@ from trainables.config import (
     AttentionConfig,
     BackboneConfig,
     ConfigError,
+    DataConfig,
     EngineConfig,
     EvaluationConfig,
     LoraConfig,
@@ -50,7 +52,7 @@ from trainables.config import (
 )
 from trainables.model.tokens import Padded
 from trainables.overlay import overlay
-from trainables.tokenizer import Tokenizer
+from trainables.tokenizer import Tokenizer, pad
 
 STEPS = 5
 SIZES: dict[str, Any] = {
@@ -108,7 +110,7 @@ def config(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TrialConfig]
         ),
         lora=LoraConfig(rank=4),
         training=TrainingConfig(
-            data="pairs.jsonl",
+            data=(DataConfig(name="pairs.jsonl"),),
             steps=0,
             batch_size=4,
             weight_decay=0.1,
@@ -156,10 +158,6 @@ class TestWhatIsHidden:
             part = adaptation.choose(batch([text]), 0.3, first_row=row, seed=[0, 7])
             assert torch.equal(part[0], whole[row, : part.shape[1]])
         assert not torch.equal(adaptation.choose(batch(), 0.3, first_row=0, seed=[0, 8]), whole)
-
-    def test_passages_come_once_and_without_queries(self, config: TrialConfig) -> None:
-        triples = (data.Triple("q", "a", ("b",)), data.Triple("r", "b", ("c", "a")))
-        assert adaptation.passages(data.TrainingData(triples, ())) == ("a", "b", "c")
 
 
 def slow_loss(config: TrialConfig, tokens: Padded, hidden: Tensor, substitute: int) -> Tensor:
@@ -238,14 +236,12 @@ def plain_loop(config: TrialConfig) -> tuple[list[float], dict[str, Tensor]]:
     trained = {n: p for n, p in model.backbone.named_parameters() if "lora_" in n}
     optimizer = torch.optim.AdamW(trained.values(), weight_decay=training.weight_decay)
     tokenizer = Tokenizer(config.backbone.model)
-    texts = adaptation.passages(data.load_triples(training.data, num_hard_negatives=1))
+    passages = data.open_data(config, tokenizer).passages()
     found = []
     for step in range(settings.steps):
-        order = data.permutation(len(texts), config.seed, 0)
-        chosen = order[step * settings.batch_size : (step + 1) * settings.batch_size]
-        ids, real, instruction = tokenizer(
-            [texts[i] for i in chosen], training.max_passage_tokens, config.instructions.document
-        )
+        places = step * settings.batch_size + np.arange(settings.batch_size)
+        chosen = data.permuted(places, len(passages), (config.seed, 0))
+        ids, real, instruction = pad(passages.rows(chosen), tokenizer.padding)
         hidden = adaptation.choose(
             Padded(ids, real, instruction),
             settings.masked_share,

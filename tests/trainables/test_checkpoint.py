@@ -21,6 +21,7 @@ from trainables.build import build, trainable_parameters
 from trainables.checkpoint import CheckpointError
 from trainables.config import (
     BackboneConfig,
+    DataConfig,
     EngineConfig,
     EvaluationConfig,
     LoraConfig,
@@ -85,7 +86,7 @@ def config(root: Path, monkeypatch: pytest.MonkeyPatch) -> TrialConfig:
         ),
         lora=LoraConfig(rank=3),
         training=TrainingConfig(
-            data="pairs.jsonl",
+            data=(DataConfig(name="pairs.jsonl"),),
             steps=STEPS,
             batch_size=8,
             learning_rate=1e-2,

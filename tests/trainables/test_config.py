@@ -14,6 +14,7 @@ from trainables.config import (
     AttentionConfig,
     BackboneConfig,
     ConfigError,
+    DataConfig,
     EngineConfig,
     EvaluationConfig,
     InstructionConfig,
@@ -132,7 +133,18 @@ FAULTS: list[Fault] = [
     (LoraConfig, {"dropout": NAN}, "expected a finite number, got nan"),
     (LoraConfig, {"targets": ()}, "expected at least one name, got none"),
     (LoraConfig, {"targets": ("",)}, "expected a list of names, got ('',)"),
-    (TrainingConfig, {"data": ""}, "expected a name or a path, got ''"),
+    (DataConfig, {"name": ""}, "expected a name or a path, got ''"),
+    *positives(DataConfig, "weight"),
+    (DataConfig, {"query_instruction": 3}, "expected a text, got 3"),
+    (DataConfig, {"document_instruction": 3}, "expected a text, got 3"),
+    (TrainingConfig, {"data": "boolq"}, "expected a list of data sets, got 'boolq'"),
+    (TrainingConfig, {"data": ("boolq",)}, "expected a list of data sets, got ('boolq',)"),
+    (TrainingConfig, {"data": ()}, "expected at least one data set, got none"),
+    (
+        TrainingConfig,
+        {"data": (DataConfig(), DataConfig(weight=2))},
+        "expected each data set once, got boolq again",
+    ),
     *wholes(TrainingConfig, 0, "steps", "num_hard_negatives", "warmup_steps"),
     *wholes(TrainingConfig, 1, "report_every", "mini_batch_tokens"),
     *wholes(TrainingConfig, 2, "batch_size", "max_query_tokens", "max_passage_tokens"),
@@ -240,6 +252,7 @@ def test_every_field_has_a_fault() -> None:
     assert all(isinstance(part, type) for part in parts)
     fields = {(p, f.name) for p in parts for f in dataclasses.fields(p)}  # type: ignore[arg-type]
     faulty = {(part, name) for part, values, _ in FAULTS for name in values}
+    fields |= {(DataConfig, part.name) for part in dataclasses.fields(DataConfig)}
     assert fields | {(TrialConfig, "seed")} == faulty
 
 

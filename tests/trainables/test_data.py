@@ -1,243 +1,283 @@
-"""Training triples: bad rows named, held-out texts unseen, batches fixed by seed and step."""
+"""The mix of a trial: shares, epochs, batches without a text twice, instructions, faults."""
 
 from __future__ import annotations
 
+import itertools
 import json
-import logging
 from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from trainables import boolq, data
-from trainables.config import ConfigError
-from trainables.data import TrainingData, Triple, batch_at, load_triples
-from trainables.texts import near_duplicates, normal
+from trainables.config import BackboneConfig, ConfigError, DataConfig, TrialConfig
+from trainables.data import Batch, TrainingData, check_data, open_data, permuted
+from trainables.data.order import Schedule
+from trainables.overlay import overlay
+from trainables.tokenizer import Row, Tokenizer
+
+Rows = list[dict[str, Any]]
 
 
-def row(number: int, **changes: Any) -> dict[str, Any]:
-    values = {"query": f"q{number}", "positive": f"p{number}", "negatives": [f"n{number}"]}
-    return {**values, **changes}
+def row(number: int, mark: str = "") -> dict[str, Any]:
+    texts = {"query": "q", "positive": "p", "negatives": "n"}
+    return {column: f"{letter} {mark}{number}" for column, letter in texts.items()}
 
 
-def write(path: Path, rows: list[Any]) -> str:
-    lines = [each if isinstance(each, str) else json.dumps(each) for each in rows]
-    path.write_text("\n".join(lines) + "\n")
+def write(path: Path, rows: Rows) -> str:
+    path.write_text("".join(json.dumps(each) + "\n" for each in rows))
     return str(path)
 
 
-def triples(num: int) -> TrainingData:
-    return TrainingData(tuple(Triple(f"q{n}", f"p{n}", (f"n{n}",)) for n in range(num)), ())
+@pytest.fixture(scope="module")
+def tokenizer(tiny_model: Path) -> Tokenizer:
+    return Tokenizer(str(tiny_model))
 
 
-@pytest.fixture(params=["jsonl", "parquet", "folder"])
-def source(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    rows = [row(number) for number in range(50)]
-    if request.param == "jsonl":
-        return write(tmp_path / "rows.jsonl", rows)
-    if request.param == "parquet":
-        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
-        return str(tmp_path / "rows.parquet")
-    import datasets
-
-    datasets.Dataset.from_list(rows).save_to_disk(str(tmp_path / "rows"))
-    return str(tmp_path / "rows")
+Mix = Callable[..., TrialConfig]
 
 
-def test_every_source_gives_the_same_triples(source: str) -> None:
-    loaded = load_triples(source, num_hard_negatives=1)
-    assert len(loaded.train) == 45
-    assert len(loaded.held_out) == 5
-    assert set(loaded.train + loaded.held_out) == set(triples(50).train)
+@pytest.fixture
+def mix(tiny_model: Path, tmp_path: Path) -> Mix:
+    """Return a function from data sets, as rows or with settings of their own, to a trial."""
+
+    def made(*sets: Rows | tuple[Rows, dict[str, Any]], **training: Any) -> TrialConfig:
+        given = []
+        for place, each in enumerate(sets):
+            rows, settings = each if isinstance(each, tuple) else (each, {})
+            name = write(tmp_path / f"{'abc'[place]}.jsonl", rows)
+            given.append(DataConfig(name=name, **settings))
+        config = TrialConfig(backbone=BackboneConfig(model=str(tiny_model), num_layers=2))
+        values = {"data": tuple(given), "batch_size": 4} | training
+        return overlay(config, {f"training.{name}": value for name, value in values.items()})
+
+    return made
 
 
-def test_negatives_may_be_one_text_or_missing(tmp_path: Path) -> None:
-    rows = [row(n, negatives=f"n{n}") for n in range(20)]
-    name = write(tmp_path / "a.jsonl", rows)
-    assert load_triples(name, num_hard_negatives=1).train[0].negatives == ("n0",)
-    name = write(
-        tmp_path / "b.jsonl", [{"query": f"q{n}", "positive": f"p{n}"} for n in range(20)]
-    )
-    assert load_triples(name, num_hard_negatives=0).train[0].negatives == ()
+def batches(data: TrainingData, steps: Sequence[int]) -> list[Batch]:
+    return [data.batch_at(step) for step in steps]
 
 
-def test_only_as_many_negatives_as_asked_the_first_ones(tmp_path: Path) -> None:
-    rows = [row(n, negatives=[f"a{n}", f"b{n}", f"c{n}"]) for n in range(20)]
-    loaded = load_triples(write(tmp_path / "a.jsonl", rows), num_hard_negatives=2)
-    assert all(len(triple.negatives) == 2 for triple in loaded.train)
-    assert loaded.train[0].negatives == ("a0", "b0")
+def decoded(tokenizer: Tokenizer, texts: Sequence[Row]) -> list[str]:
+    made = tokenizer._tokenizer
+    tokens = (made.convert_ids_to_tokens(ids[:-1]) for ids, _ in texts)  # all but the end
+    return ["".join(each).replace("Ġ", " ") for each in tokens]
 
 
-@pytest.mark.parametrize(
-    ("bad", "message"),
-    [
-        (row(1, positive=None), "rows.jsonl:3: positive: expected a text, got None"),
-        (row(1, query=" "), "rows.jsonl:3: query: expected a text, got ' '"),
-        (row(1, negatives=[1]), "rows.jsonl:3: negatives: expected a list of texts, got [1]"),
-        (row(1, negatives=3), "rows.jsonl:3: negatives: expected a list of texts, got 3"),
-        (row(1, negatives=[]), "rows.jsonl:3: negatives: expected at least 1, got 0"),
-        ({"query": "q"}, "rows.jsonl:3: positive: expected a text, got None"),
-        ("{broken", "rows.jsonl:3: expected a JSON object, got '{broken'"),
-        ([1, 2], "rows.jsonl:3: expected a JSON object, got '[1, 2]'"),
-    ],
-)
-def test_a_bad_row_is_named(tmp_path: Path, bad: Any, message: str) -> None:
-    name = write(tmp_path / "rows.jsonl", [row(0), "", bad, row(2)])
-    with pytest.raises(ConfigError) as error:
-        load_triples(name, num_hard_negatives=1)
-    assert str(error.value) == message
+class TestOrder:
+    @pytest.mark.parametrize("number", [1, 2, 3, 7, 60, 1000, 4097])
+    def test_an_order_is_a_permutation(self, number: int) -> None:
+        places = np.arange(number)
+        assert sorted(permuted(places, number, (0, 0)).tolist()) == places.tolist()
+
+    def test_orders_are_as_good_as_drawn(self) -> None:
+        """Each place gets each row equally often: chi-square of a 12 x 12 table, 121 degrees."""
+        counts = np.zeros((12, 12))
+        for seed in range(2400):
+            counts[np.arange(12), permuted(np.arange(12), 12, (seed, 0))] += 1
+        chi_square = ((counts - 200) ** 2 / 200).sum()
+        assert 70 < chi_square < 190  # 121 degrees of freedom: beyond 4 standard deviations
+
+    def test_neighbours_part(self) -> None:
+        order = permuted(np.arange(10_000), 10_000, (5, 1))
+        correlation = np.corrcoef(order[:-1], order[1:])[0, 1]
+        assert abs(correlation) < 0.04
+        assert abs(np.corrcoef(order, np.arange(10_000))[0, 1]) < 0.04
+
+    def test_a_part_is_what_the_whole_has_there(self) -> None:
+        whole = permuted(np.arange(500), 500, (3, 2))
+        assert permuted(np.array([7, 499, 0]), 500, (3, 2)).tolist() == whole[[7, 499, 0]].tolist()
+        assert not np.array_equal(whole, permuted(np.arange(500), 500, (3, 3)))
+        assert not np.array_equal(whole, permuted(np.arange(500), 500, (4, 2)))
+
+    @pytest.mark.parametrize("shares", [[1.0], [0.5, 0.5], [0.2, 0.7, 0.1], [0.01, 0.99]])
+    def test_shares_are_kept_from_the_first_step_on(self, shares: list[float]) -> None:
+        schedule = Schedule(shares)
+        counts = [0] * len(shares)
+        for step in range(1000):
+            chosen, turn = schedule(step)
+            assert turn == counts[chosen]
+            counts[chosen] += 1
+            for count, share in zip(counts, shares, strict=True):
+                assert abs(count - share * (step + 1)) <= 1
+
+    def test_a_schedule_can_be_entered_anywhere(self) -> None:
+        steps = [90, 3, 50]
+        whole = Schedule([0.3, 0.7])
+        turns = [whole(step) for step in range(100)]
+        entered = Schedule([0.3, 0.7])
+        assert [entered(step) for step in steps] == [turns[step] for step in steps]
 
 
-def test_ten_bad_rows_are_listed_and_the_others_counted(tmp_path: Path) -> None:
-    name = write(tmp_path / "rows.jsonl", [row(n, query=None) for n in range(25)])
-    with pytest.raises(ConfigError) as error:
-        load_triples(name, num_hard_negatives=1)
-    lines = str(error.value).splitlines()
-    assert len(lines) == 11
-    assert lines[-1] == "and 15 more rows"
+class TestBatches:
+    def test_weights_are_shares_of_the_steps(self, mix: Mix, tokenizer: Tokenizer) -> None:
+        one, other = ([row(n, mark) for n in range(40)] for mark in "ab")
+        config = mix((one, {"weight": 3}), other)
+        counts = Counter(b.source for b in batches(open_data(config, tokenizer), range(80)))
+        assert counts == {"a.jsonl": 60, "b.jsonl": 20}
 
+    def test_a_batch_is_of_one_data_set(self, mix: Mix, tokenizer: Tokenizer) -> None:
+        data = open_data(mix(*([row(n, m) for n in range(40)] for m in "ab")), tokenizer)
+        for batch in batches(data, range(20)):
+            texts = decoded(tokenizer, batch.texts)
+            assert {text.split()[1][0] for text in texts} == {batch.source[0]}
 
-def test_missing_and_empty_data_are_named(tmp_path: Path) -> None:
-    with pytest.raises(
-        ConfigError, match=r"training\.data: expected a file, got 'nowhere\.jsonl'"
-    ):
-        load_triples("nowhere.jsonl", num_hard_negatives=0)
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(ConfigError, match="a folder saved by `datasets` or a hub id, got"):
-        load_triples(str(tmp_path / "folder"), num_hard_negatives=0)
-    name = write(tmp_path / "empty.jsonl", [])
-    with pytest.raises(ConfigError, match=r"training\.data: expected rows, got none"):
-        load_triples(name, num_hard_negatives=0)
+    def test_its_texts_are_those_of_its_rows(self, mix: Mix, tokenizer: Tokenizer) -> None:
+        batch = open_data(mix([row(n) for n in range(40)]), tokenizer).batch_at(3)
+        rows = [row(number - 1) for number in batch.rows]
+        expected = [r[column] for column in ("query", "positive", "negatives") for r in rows]
+        assert decoded(tokenizer, batch.texts) == expected
 
+    def test_texts_are_cut_and_tokenised_as_ever(self, mix: Mix, tokenizer: Tokenizer) -> None:
+        rows = [row(n, "a long river of " * 4) for n in range(40)]
+        data = open_data(mix(rows, max_query_tokens=5, max_passage_tokens=9), tokenizer)
+        for batch in batches(data, range(5)):
+            texts = [rows[number - 1] for number in batch.rows]
+            assert list(batch.queries) == tokenizer.rows([t["query"] for t in texts], 5)
+            assert list(batch.positives) == tokenizer.rows([t["positive"] for t in texts], 9)
 
-def test_nothing_held_out_is_trained_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Rows share passages and use each other's as negatives, as mined data do."""
-    generator = np.random.default_rng(1)
-    rows = [
-        {
-            "query": f"q{n}",
-            "positive": f"p{n // 2}",
-            "negatives": [f"p{generator.integers(1000, 1200)}", f"p{generator.integers(0, 200)}"],
-        }
-        for n in range(400)
-    ]
-    loaded = load_triples(write(tmp_path / "rows.jsonl", rows), num_hard_negatives=1)
-    shown = {text for triple in loaded.train for text in triple.texts}
-    assert len(loaded.held_out) == 40
-    assert all(shown.isdisjoint(triple.texts) for triple in loaded.held_out)
-    assert all(len(triple.negatives) == 1 for triple in loaded.train)
-    assert "rows share a text with held-out rows: left out" in caplog.text
+    def test_a_batch_depends_on_seed_and_step_alone(self, mix: Mix, tokenizer: Tokenizer) -> None:
+        config = mix(*([row(n, m) for n in range(40)] for m in "ab"))
+        first = batches(open_data(config, tokenizer), range(30))
+        again = batches(open_data(config, tokenizer), range(29, -1, -1))
+        longer = batches(open_data(overlay(config, {"training.steps": 99}), tokenizer), range(30))
+        assert first == again[::-1] == longer
+        assert first != batches(open_data(overlay(config, {"seed": 1}), tokenizer), range(30))
 
+    def test_a_mix_is_the_same_in_any_order(self, mix: Mix, tokenizer: Tokenizer) -> None:
+        config = mix(
+            ([row(n, "a") for n in range(40)], {"weight": 2}), [row(n) for n in range(40)]
+        )
+        turned = overlay(config, {"training.data": config.training.data[::-1]})
+        data = [open_data(each, tokenizer) for each in (config, turned)]
+        assert batches(data[0], range(9)) == batches(data[1], range(9))
 
-def test_a_batch_depends_on_seed_and_step_alone() -> None:
-    content = triples(100)
-    first = [batch_at(content, step, batch_size=8, seed=1) for step in range(30)]
-    data.permutation.cache_clear()
-    again = [batch_at(content, step, batch_size=8, seed=1) for step in reversed(range(30))]
-    assert first == again[::-1]
-    assert first != [batch_at(content, step, batch_size=8, seed=2) for step in range(30)]
-
-
-def test_an_epoch_shows_each_row_once_and_epochs_differ() -> None:
-    content = triples(96)
-    epochs = [
-        [
-            t
-            for step in range(12 * e, 12 * e + 12)
-            for t in batch_at(content, step, batch_size=8, seed=0)
+    def test_an_epoch_shows_each_row_once_and_epochs_differ(
+        self, mix: Mix, tokenizer: Tokenizer
+    ) -> None:
+        data = open_data(mix([row(n) for n in range(40)]), tokenizer)  # of which 36 are trained on
+        epochs = [
+            [n for b in batches(data, range(9 * e, 9 * e + 9)) for n in b.rows] for e in (0, 1)
         ]
-        for e in range(2)
-    ]
-    assert set(epochs[0]) == set(epochs[1]) == set(content.train)
-    assert epochs[0] != epochs[1]
+        assert len(set(epochs[0])) == 36
+        assert set(epochs[0]) == set(epochs[1])
+        assert epochs[0] != epochs[1]
+
+    def test_no_text_is_twice_in_a_batch(self, mix: Mix, tokenizer: Tokenizer) -> None:
+        rows = [
+            {"query": f"q {n}", "positive": f"p {n % 60}", "negatives": [f"p {(n + 1) % 60}"]}
+            for n in range(400)
+        ]
+        data = open_data(mix(rows, batch_size=8), tokenizer)
+        for batch in batches(data, range(60)):
+            assert len(batch.rows) == 8
+            assert max(Counter(map(str, batch.texts)).values()) == 1
+
+    def test_too_few_different_texts_for_a_batch_are_named(
+        self, mix: Mix, tokenizer: Tokenizer
+    ) -> None:
+        few = [{"query": f"q {n}", "positive": f"p {n % 60}"} for n in range(600)]
+        config = mix(few, [row(n) for n in range(20)], num_hard_negatives=0, batch_size=64)
+        with pytest.raises(ConfigError) as error:
+            open_data(config, tokenizer)
+        shown, *rest = str(error.value).splitlines()
+        assert shown.startswith("training.batch_size: expected at most ")
+        assert shown.endswith(", the rows of a.jsonl found whose texts all differ, got 64")
+        assert rest == [
+            "training.batch_size: expected at most 18, the rows of b.jsonl found whose texts all "
+            "differ, got 64"
+        ]
 
 
-def test_the_texts_of_a_batch_all_differ() -> None:
-    rows = [Triple(f"q{n}", f"p{n % 30}", (f"p{(n + 1) % 30}",)) for n in range(90)]
-    content = TrainingData(tuple(rows), ())
-    for step in range(40):
-        batch = batch_at(content, step, batch_size=8, seed=3)
-        counts = Counter(text for triple in batch for text in triple.texts)
-        assert len(batch) == 8
-        assert max(counts.values()) == 1
+class TestABatch:
+    def made(self, num: int) -> Batch:
+        texts: list[Row] = [([number], 0) for number in range(4 * num)]
+        queries, positives = texts[:num], texts[num : 2 * num]
+        numbers = tuple(range(1, num + 1))
+        return Batch("b.jsonl", numbers, tuple(queries), tuple(positives), tuple(texts[2 * num :]))
+
+    def test_its_shares_make_it_up(self) -> None:
+        batch = self.made(6)
+        shares = [batch.share(rank, 3) for rank in range(3)]
+        for name in ("rows", "queries", "positives", "negatives"):
+            parts = [getattr(share, name) for share in shares]
+            assert tuple(itertools.chain(*parts)) == getattr(batch, name)
+        assert [len(share.negatives) for share in shares] == [4, 4, 4]
+        assert batch.share(0, 1) == batch
+
+    def test_it_names_its_first_rows(self) -> None:
+        first = ", ".join(map(str, range(1, 17)))
+        assert str(self.made(16)) == f"b.jsonl rows {first}"
+        assert str(self.made(20)) == f"b.jsonl rows {first} and 4 more"
 
 
-def test_too_few_different_texts_for_a_batch_are_named() -> None:
-    content = TrainingData(tuple(Triple(f"q{n}", f"p{n % 3}") for n in range(90)), ())
-    with pytest.raises(ConfigError) as error:
-        batch_at(content, 0, batch_size=8, seed=0)
-    expected = (
-        "training.batch_size: expected at most 3, the rows found whose texts all differ, got 8"
-    )
-    assert str(error.value) == expected
+class TestInstructions:
+    def test_each_data_set_has_its_own(self, mix: Mix, tokenizer: Tokenizer) -> None:
+        own = {"query_instruction": "find a cat: ", "document_instruction": ""}
+        config = mix(([row(n, "a") for n in range(40)], own), [row(n, "b") for n in range(40)])
+        values = {"instructions.query": "the usual: ", "instructions.document": "passage: "}
+        data = open_data(overlay(config, values), tokenizer)
+        expected = {"a": ("find a cat: ", ""), "b": ("the usual: ", "passage: ")}
+        for batch in batches(data, range(4)):
+            mark = batch.source[0]
+            query, document = expected[mark]
+            texts = [row(number - 1, mark) for number in batch.rows]
+            assert list(batch.queries) == tokenizer.rows([t["query"] for t in texts], 32, query)
+            for column, found in (("positive", batch.positives), ("negatives", batch.negatives)):
+                assert list(found) == tokenizer.rows([t[column] for t in texts], 48, document)
+
+    def test_held_out_texts_know_theirs(self, mix: Mix, tokenizer: Tokenizer) -> None:
+        own = {"query_instruction": "find: "}
+        config = mix(([row(n, "a") for n in range(40)], own), [row(n, "b") for n in range(20)])
+        config = overlay(config, {"instructions.query": "usual: ", "instructions.other": "o: "})
+        one, other = open_data(config, tokenizer).held_out
+        assert (one.source, one.instructions.query, len(one.triples)) == ("a.jsonl", "find: ", 4)
+        assert (other.source, other.instructions.query) == ("b.jsonl", "usual: ")
+        assert other.instructions == config.instructions
 
 
-def test_near_duplicates_are_revisions_and_not_the_same_subject() -> None:
-    base = "the tonne is a unit of mass equal to one thousand kilograms or about 2204 pounds"
-    others = [
-        base.replace("about", "approximately").upper() + "!",
-        "a pound is a unit of mass used in british imperial and united states customary systems",
-        *(
-            f"entirely other words number {n} with nothing much in common {n * 7}"
-            for n in range(20)
-        ),
-    ]
-    assert near_duplicates(others, [base]) == {0}
+class TestPassages:
+    def test_they_come_once_and_without_queries(self, mix: Mix, tokenizer: Tokenizer) -> None:
+        one = [{**row(n, "a"), "positive": f"p a{n // 2}"} for n in range(40)]
+        other = [{**row(n, "b"), "negatives": [f"n a{n}", f"n b{n}"]} for n in range(40)]
+        data = open_data(mix(one, other), tokenizer)
+        passages = data.passages()
+        found = decoded(tokenizer, passages.rows(np.arange(len(passages))))
+        shown = {
+            t
+            for batch in batches(data, range(200))
+            for t in decoded(tokenizer, (*batch.positives, *batch.negatives))
+        }
+        assert len(set(found)) == len(found)
+        assert set(found) == shown
 
 
-def test_hard_negatives_are_the_best_by_bm25_but_never_the_answer() -> None:
-    """Against a slow loop over the formula of Robertson and Zaragoza 2009."""
-    passages = [
-        "red fox runs",
-        "red fox red fox sleeps in the den",
-        "a blue whale",
-        "fox",
-        "sea",
-        "sky",
-    ]
-    passages += [f"filler words {n} here" for n in range(12)]
-    found = boolq.hard_negatives(["red fox"], [0], passages)[0]
-    words = [passage.split() for passage in passages]
-    mean = np.mean([sum(len(w) > 1 for w in each) for each in words])
+class TestFaults:
+    def test_those_of_all_data_sets_come_together(self, mix: Mix, tokenizer: Tokenizer) -> None:
+        bad = [row(n) for n in range(20)]
+        bad[4]["query"] = ""
+        config = mix([row(n) for n in range(5)], bad)
+        sets = (*config.training.data, DataConfig(name="nowhere.jsonl"))
+        config = overlay(config, {"training.data": sets})
+        expected = [
+            "training.data.0.name: expected at least 10 rows, so that one can be held out, got 5 "
+            f"in {sets[0].name!r}",
+            "b.jsonl:5: query: expected a text, got ''",
+            "training.data.2.name: expected a file, got 'nowhere.jsonl'",
+        ]
+        for find in (lambda: open_data(config, tokenizer), lambda: check_data(config)):
+            with pytest.raises(ConfigError) as error:
+                find()
+            assert str(error.value).splitlines() == expected
 
-    def score(each: list[str]) -> float:
-        length = sum(len(w) > 1 for w in each)
-        total = 0.0
-        for word in ("red", "fox"):
-            present = sum(word in other for other in words)
-            rarity = np.log(1 + (len(words) - present + 0.5) / (present + 0.5))
-            count = each.count(word)
-            total += rarity * count * 2.2 / (count + 1.2 * (0.25 + 0.75 * length / mean))
-        return float(total)
-
-    order = sorted(range(len(passages)), key=lambda place: -score(words[place]))
-    order.remove(0)
-    assert found[:2] == order[:2] == [1, 3]
-    assert 0 not in found[: len(passages) - 1]
-
-
-@pytest.mark.embedded
-def test_boolq_is_disjoint_from_its_held_out_parts() -> None:
-    rows = boolq.load_training_rows()
-    held = boolq.held_out_rows("dev") + boolq.held_out_rows("test")
-    passages = {normal(row.passage) for row in held}
-    questions = {normal(row.question) for row in held}
-    assert len(rows) > 6500
-    for each in rows:
-        assert normal(each["query"]) not in questions
-        assert passages.isdisjoint(map(normal, (each["positive"], *each["negatives"])))
-        assert each["positive"] not in each["negatives"]
-
-
-@pytest.mark.embedded
-def test_boolq_gives_a_negative_for_every_query(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING)
-    loaded = load_triples("boolq", num_hard_negatives=7)
-    assert len(loaded.held_out) == 100
-    assert len(loaded.train) > 6000
-    assert {len(triple.negatives) for triple in loaded.train} == {7}
-    assert caplog.text == ""
+    def test_files_of_one_name_are_told_apart(
+        self, mix: Mix, tokenizer: Tokenizer, tmp_path: Path
+    ) -> None:
+        (tmp_path / "other").mkdir()
+        name = write(tmp_path / "other" / "a.jsonl", [row(n, "b") for n in range(40)])
+        config = mix([row(n) for n in range(40)])
+        sets = (*config.training.data, DataConfig(name=name))
+        data = open_data(overlay(config, {"training.data": sets}), tokenizer)
+        assert {batch.source for batch in batches(data, range(2))} == {s.name for s in sets}

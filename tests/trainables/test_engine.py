@@ -16,6 +16,7 @@ from trainables import engine
 from trainables.config import (
     BackboneConfig,
     ConfigError,
+    DataConfig,
     EngineConfig,
     EvaluationConfig,
     LoraConfig,
@@ -137,7 +138,11 @@ def config(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TrialConfig]
         ),
         lora=LoraConfig(rank=3),
         training=TrainingConfig(
-            data="pairs.jsonl", steps=4, batch_size=8, learning_rate=1e-2, report_every=1
+            data=(DataConfig(name="pairs.jsonl"),),
+            steps=4,
+            batch_size=8,
+            learning_rate=1e-2,
+            report_every=1,
         ),
         engine=EngineConfig(precision="fp32"),
         evaluation=EvaluationConfig(tasks=("NoSuchTask",), batch_size=4),

@@ -36,6 +36,7 @@ from trainables import data, engine, trial
 from trainables.build import build
 from trainables.config import (
     BackboneConfig,
+    DataConfig,
     EngineConfig,
     EvaluationConfig,
     LoraConfig,
@@ -116,7 +117,7 @@ def config(root: Path, monkeypatch: pytest.MonkeyPatch) -> TrialConfig:
         ),
         lora=LoraConfig(rank=4),
         training=TrainingConfig(
-            data="pairs.jsonl",
+            data=(DataConfig(name="pairs.jsonl"),),
             steps=STEPS,
             batch_size=8,
             learning_rate=1e-2,
@@ -184,7 +185,8 @@ def plain_loop(config: TrialConfig) -> list[float]:
         groups[-1]["params"].append(shift)
     optimizer = torch.optim.AdamW(groups, weight_decay=training.weight_decay)
     tokenizer = Tokenizer(config.backbone.model)
-    triples = data.load_triples(training.data, num_hard_negatives=1)
+    lines = [json.loads(line) for line in Path("pairs.jsonl").read_text().splitlines()]
+    order = data.open_data(config, tokenizer)
     found = []
     for step in range(training.steps):
         share = min(
@@ -194,9 +196,9 @@ def plain_loop(config: TrialConfig) -> list[float]:
         for group in optimizer.param_groups:
             group["lr"] = group["highest"] * share
         model.backbone.progress = step / training.steps
-        batch = data.batch_at(triples, step, batch_size=training.batch_size, seed=config.seed)
-        asked = [t.query for t in batch]
-        answers = [t.positive for t in batch] + [t.negatives[0] for t in batch]
+        batch = [lines[number - 1] for number in order.batch_at(step).rows]
+        asked = [row["query"] for row in batch]
+        answers = [row["positive"] for row in batch] + [row["negatives"][0] for row in batch]
         queries = model(*tokenizer(asked, training.max_query_tokens, texts.query))
         passages = model(*tokenizer(answers, training.max_passage_tokens, texts.document))
         loss = plain_loss(config, queries, passages, shift)
@@ -276,14 +278,16 @@ def test_the_pointer_moves_after_every_worker_has_saved(
     assert losses(resumed)[1:] == losses(reports(two, config, tmp_path / "whole", 3))[1:]
 
 
-def test_a_loss_that_is_not_finite_ends_the_trial_with_its_step(
+def test_a_loss_that_is_not_finite_ends_the_trial_with_its_batch(
     one: Group, config: TrialConfig, tmp_path: Path
 ) -> None:
     rates = {"training.learning_rate": 1e30, "training.warmup_steps": 0}
-    with pytest.raises(
-        trial.TrainingError, match=r"^loss: expected a finite number, got nan at step 2$"
-    ):
+    batch = data.open_data(config, Tokenizer("model")).batch_at(1)
+    with pytest.raises(trial.TrainingError) as error:
         reports(one, overlay(config, {**RARE, **rates}), tmp_path, 1)
+    rows = ", ".join(map(str, batch.rows))
+    expected = f"loss: expected a finite number, got nan at step 2 (pairs.jsonl rows {rows})"
+    assert str(error.value) == expected
 
 
 def drive_in_little_memory(
