@@ -175,7 +175,7 @@ class _Gathered(torch.autograd.Function):
 
     @staticmethod
     def forward(context: Any, vectors: Float[Tensor, "b W"]) -> Float[Tensor, "B W"]:
-        """Exchange the vectors."""
+        """Exchange the vectors; NCCL takes them only in one piece."""
         everyone = vectors.new_empty(dist.get_world_size() * len(vectors), vectors.shape[1])
         dist.all_gather_single(everyone, vectors.contiguous())
         return everyone
