@@ -179,7 +179,7 @@ class TestBatches:
         self, mix: Mix, tokenizer: Tokenizer
     ) -> None:
         few = [{"query": f"q {n}", "positive": f"p {n % 60}"} for n in range(600)]
-        config = mix(few, [row(n) for n in range(20)], num_hard_negatives=0, batch_size=64)
+        config = mix(few, [row(n, "b") for n in range(20)], num_hard_negatives=0, batch_size=64)
         with pytest.raises(ConfigError) as error:
             open_data(config, tokenizer)
         shown, *rest = str(error.value).splitlines()
@@ -236,6 +236,18 @@ class TestInstructions:
         assert (one.source, one.instructions.query, len(one.triples)) == ("a.jsonl", "find: ", 4)
         assert (other.source, other.instructions.query) == ("b.jsonl", "usual: ")
         assert other.instructions == config.instructions
+
+
+def test_what_one_data_set_holds_out_no_other_shows(mix: Mix, tokenizer: Tokenizer) -> None:
+    rows = [row(n) for n in range(60)]
+    data = open_data(mix(rows, rows[::-1]), tokenizer)
+    held = {text for each in data.held_out for t in each.triples for text in (t.query, t.positive)}
+    assert len(held) > 12  # each holds six rows out, and not the same ones
+    shown = {t for batch in batches(data, range(200)) for t in decoded(tokenizer, batch.texts)}
+    assert len(shown) == 180 - len(held) * 3 // 2
+    assert shown.isdisjoint(held)
+    passages = data.passages()
+    assert held.isdisjoint(decoded(tokenizer, passages.rows(np.arange(len(passages)))))
 
 
 class TestPassages:

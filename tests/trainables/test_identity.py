@@ -133,6 +133,27 @@ def test_one_design_has_one_identity(one: dict[str, Any], other: dict[str, Any])
     assert label(made(head | one)) == label(made(head | other))
 
 
+A, B = {"name": "a.jsonl"}, {"name": "b.jsonl"}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ([A, B], [B, A], True),
+        ([A | {"weight": 0.3}, B | {"weight": 0.9}], [A | {"weight": 1}, B | {"weight": 3}], True),
+        ([A], [A | {"weight": 7}], True),
+        ([A], [A | {"query_instruction": "find: "}], True),
+        ([A, B], [A | {"weight": 2}, B], False),
+        ([A], [A | {"query_instruction": ""}], False),
+        ([A], [A | {"document_instruction": "find: "}], False),
+    ],
+)
+def test_one_mix_has_one_identity(one: list[Any], other: list[Any], same: bool) -> None:
+    usual = {"instructions.query": "find: "}
+    digests = {digest(made(usual | {"training.data": mix})) for mix in (one, other)}
+    assert (len(digests) == 1) == same
+
+
 def test_a_digest_ignores_the_seed() -> None:
     assert digest(TrialConfig(seed=1)) == digest(TrialConfig(seed=2))
 

@@ -56,6 +56,20 @@ def test_faults_of_all_parts_are_reported_together_by_whole_names() -> None:
     }
 
 
+def test_faults_of_a_list_of_parts_are_told_by_their_places() -> None:
+    given = [{"name": "a"}, {"name": "", "weight": -1}, {"wieght": 1}, {"query_instruction": 2}]
+    assert set(message({"training.data": given, "training.steps": -1}).splitlines()) == {
+        "training.data.1.name: expected a name or a path, got ''",
+        "training.data.1.weight: expected more than 0, got -1",
+        "training.data.2.wieght: not a parameter; did you mean 'weight'?",
+        "training.data.3.query_instruction: expected a text, got 2",
+        "training.steps: expected at least 0, got -1",
+    }
+    assert message({"training.data": ["a"]}) == (
+        "training.data: expected a list of data sets, got ('a',)"
+    )
+
+
 def test_what_concerns_several_parts_comes_with_the_rest() -> None:
     values = {"pooling.layers": "last_8", "training.batch_size": 3, "engine.num_workers": 2}
     assert message(values | {"seed": -1}).splitlines() == [

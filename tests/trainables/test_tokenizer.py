@@ -204,6 +204,20 @@ class TestCheckInstructions:
             for role, name in zip(("query", "document", "other"), limits, strict=True)
         ]
 
+    def test_those_of_data_sets_too(self, config: TrialConfig, plain: Tokenizer) -> None:
+        long = "the cat " * 40
+        count = len(plain.rows([long], 500)[0][0]) - 1
+        own = {"name": "a", "query_instruction": long, "document_instruction": long}
+        data = [{"name": "b", "query_instruction": ""}, own]
+        limits = {"training.max_query_tokens": 20, "training.max_passage_tokens": 30}
+        with pytest.raises(ConfigError) as caught:
+            check_instructions(overlay(config, {"training.data": data, **limits}))
+        assert str(caught.value).splitlines() == [
+            f"training.data.1.{role}_instruction: expected less than {most - 1} tokens, as texts "
+            f"are cut at {most}, got {count}: {long!r}; shorten it or raise {name}"
+            for role, (name, most) in zip(("query", "document"), limits.items(), strict=True)
+        ]
+
     def test_documents_are_cut_in_training_and_in_scoring(self, config: TrialConfig) -> None:
         values = {"instructions.document": INSTRUCTION, "evaluation.max_tokens": 4}
         with pytest.raises(ConfigError, match=r"; shorten it or raise evaluation\.max_tokens$"):

@@ -79,6 +79,14 @@ DESIGNS: dict[str, dict[str, Any]] = {
         "objective.learned_temperature": True,
         "engine.num_workers": 2,
     },
+    "a mix": {
+        "training.data": [
+            {"name": "pairs.jsonl", "weight": 2},
+            {"name": "more.jsonl", "query_instruction": "find the dog: "},
+        ],
+        "instructions.query": "find the animal: ",
+        "engine.num_workers": 2,
+    },
 }
 CHECKPOINTED = {"attention.mask": "two_stream", "training.gradient_checkpointing": True}
 
@@ -98,6 +106,7 @@ def root(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_pairs:
     folder = tmp_path_factory.mktemp("root")
     (folder / "model").symlink_to(tiny_model)
     (folder / "pairs.jsonl").symlink_to(tiny_pairs)
+    (folder / "more.jsonl").write_text(tiny_pairs.read_text().replace("the ", "every "))
     return folder
 
 
@@ -185,7 +194,8 @@ def plain_loop(config: TrialConfig) -> list[float]:
         groups[-1]["params"].append(shift)
     optimizer = torch.optim.AdamW(groups, weight_decay=training.weight_decay)
     tokenizer = Tokenizer(config.backbone.model)
-    lines = [json.loads(line) for line in Path("pairs.jsonl").read_text().splitlines()]
+    given = {each.name: each for each in training.data}
+    lines = {name: Path(name).read_text().splitlines() for name in given}
     order = data.open_data(config, tokenizer)
     found = []
     for step in range(training.steps):
@@ -196,10 +206,12 @@ def plain_loop(config: TrialConfig) -> list[float]:
         for group in optimizer.param_groups:
             group["lr"] = group["highest"] * share
         model.backbone.progress = step / training.steps
-        batch = [lines[number - 1] for number in order.batch_at(step).rows]
+        drawn = order.batch_at(step)
+        batch = [json.loads(lines[drawn.source][number - 1]) for number in drawn.rows]
+        asking = given[drawn.source].query_instruction or texts.query
         asked = [row["query"] for row in batch]
         answers = [row["positive"] for row in batch] + [row["negatives"][0] for row in batch]
-        queries = model(*tokenizer(asked, training.max_query_tokens, texts.query))
+        queries = model(*tokenizer(asked, training.max_query_tokens, asking))
         passages = model(*tokenizer(answers, training.max_passage_tokens, texts.document))
         loss = plain_loss(config, queries, passages, shift)
         optimizer.zero_grad()

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from trainables.config import InstructionConfig, TrialConfig
 from trainables.data.making import DataSet, Recipe, held_out, open_store
 from trainables.data.order import Schedule, permuted
-from trainables.data.rows import Triple
+from trainables.data.rows import Triple, text_hash
 from trainables.data.sources import find
 from trainables.data.store import Store
 from trainables.faults import ConfigError
@@ -88,11 +88,15 @@ class Opened:
 class Passages:
     """The distinct passages of the training rows, tokenised, without their labels."""
 
-    def __init__(self, stores: Sequence[Store]) -> None:
-        """Find each passage where it stands first; needs some 50 bytes for each for a moment."""
+    def __init__(self, stores: Sequence[Store], hidden: set[int]) -> None:
+        """Find each passage where it stands first, but for those with the hashes `hidden`.
+
+        That needs some 50 bytes of memory for each passage, for a moment.
+        """
         self._stores = stores
         hashes = [store.hashes[:, 1:].ravel() for store in stores]
-        _, first = np.unique(np.concatenate(hashes), return_index=True)
+        values, first = np.unique(np.concatenate(hashes), return_index=True)
+        first = first[~np.isin(values, np.array(sorted(hidden), np.uint64))]
         first.sort()
         self._starts = np.cumsum([0, *map(len, hashes)])
         self._places: NDArray[np.int64] = first
@@ -125,6 +129,9 @@ class TrainingData:
         self._batch_size = batch_size
         self._seed = seed
         self._schedule = Schedule([opened.share for opened in sets])
+        held_out = (triple for opened in sets for triple in opened.store.held_out)
+        # A store hides its own held-out texts; those of the others are looked for at each step.
+        self._hidden = {text_hash(text) for t in held_out for text in (t.query, t.positive)}
         _each(sets, lambda opened: self._draw(opened, 0))
 
     @property
@@ -134,14 +141,14 @@ class TrainingData:
 
     def passages(self) -> Passages:
         """Return the distinct passages of all data sets, whatever their weights."""
-        return Passages([opened.store for opened in self._sets])
+        return Passages([opened.store for opened in self._sets], self._hidden)
 
     def batch_at(self, step: int) -> Batch:
         """Return the texts of a step, of one data set.
 
         Each epoch of a data set is a permutation of its rows, its incomplete last batch left out.
-        Since the other rows of a batch are negatives, all its texts differ: a row that repeats one
-        gives way to the next.
+        Since the other rows of a batch are negatives, all its texts differ: a row that repeats
+        one, or shows what another data set holds out, gives way to the next.
 
         Raises:
             ConfigError: If there are too few rows with different texts for one batch.
@@ -165,7 +172,7 @@ class TrainingData:
         number, size = len(opened.store), self._batch_size
         epoch, place = divmod(turn, max(number // size, 1))
         chosen: list[int] = []
-        seen: set[int] = set()
+        seen = self._hidden.copy()
         for start, end in _doubling(size, number):
             order = (place * size + np.arange(start, end)) % number
             rows = permuted(order, number, (self._seed, epoch))
