@@ -120,11 +120,15 @@ def initialize(model: nn.Module, settings: EngineConfig, training: TrainingConfi
     base_model = fingerprint(model)
     groups = parameter_groups(model, training)
     optimizer = torch.optim.AdamW(groups, weight_decay=training.weight_decay)
+    config = deepspeed_settings(settings, training)
+    # As large as there is to reduce: DeepSpeed's own buffer would take a gigabyte of a GPU.
+    trained = sum(p.numel() for group in groups for p in group["params"])
+    config["zero_optimization"].setdefault("reduce_bucket_size", trained)
     engine, *_ = deepspeed.initialize(
         model=model,
         optimizer=optimizer,
         lr_scheduler=schedule(optimizer, training),
-        config=deepspeed_settings(settings, training),
+        config=config,
         dist_init_required=False,
     )
     if isinstance(engine.optimizer, FP16_UnfusedOptimizer):  # bf16 in stage 0

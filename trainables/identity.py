@@ -50,6 +50,12 @@ def design_digest(config: TrialConfig) -> str:
     return _hash({name: v for name, v in _canonical(config).items() if name.startswith(DESIGN)})
 
 
+def training_seed(config: TrialConfig) -> int:
+    """Return the seed of a trial's own randomness, from its digest and its seed."""
+    text = f"{digest(config)}-{config.seed}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) >> 1
+
+
 def _canonical(config: TrialConfig) -> dict[str, Any]:
     """Return what is read, with one spelling for equal values.
 

@@ -10,6 +10,7 @@ from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling as TheirPooling
 
 from tests.benchmarks.paired import Ratio, compare
+from tests.benchmarks.training_peers import TEXT
 from trainables import assets, boolq
 from trainables.build import load_decoder
 from trainables.config import (
@@ -61,6 +62,8 @@ def _sentence_transformer(device: str) -> SentenceTransformer:
         str(assets.model_folder()),
         max_seq_length=MAX_TOKENS,
         model_kwargs={"dtype": torch.bfloat16},
+        modality_config=TEXT,  # or each text would go through the model's chat template
+        module_output_name="token_embeddings",
     )
     model = transformer.auto_model
     model.layers = model.layers[:6]

@@ -50,6 +50,7 @@ from trainables.config import (
     TrainingConfig,
     TrialConfig,
 )
+from trainables.identity import training_seed
 from trainables.model.tokens import Padded
 from trainables.overlay import overlay
 from trainables.tokenizer import Tokenizer, pad
@@ -230,7 +231,7 @@ def test_latents_are_refused(config: TrialConfig) -> None:
 def plain_loop(config: TrialConfig) -> tuple[list[float], dict[str, Tensor]]:
     """Return the losses and the adapters of the same warm-up without DeepSpeed."""
     settings, training = config.adaptation, config.training
-    torch.manual_seed(trial._seed(config))
+    torch.manual_seed(training_seed(config))
     model = build(config)
     language_model = AutoModelForCausalLM.from_pretrained(config.backbone.model)
     trained = {n: p for n, p in model.backbone.named_parameters() if "lora_" in n}
@@ -312,7 +313,7 @@ class TestInATrial:
             assert outcome.seconds == outcome.adaptation["seconds"] > 0
         adapted = load_file(tmp_path / adaptation.WEIGHTS)
         assert_close(adapted, adapters, share=1e-3)
-        torch.manual_seed(trial._seed(config))
+        torch.manual_seed(training_seed(config))
         new = {n: p for n, p in build(config).named_parameters() if p.requires_grad}
         assert_close(load_file(tmp_path / "weights.safetensors"), {**new, **adapted})
         assert not (tmp_path / adaptation.CHECKPOINTS).exists()

@@ -25,6 +25,7 @@ from trainables.config import (
     TrainingConfig,
     TrialConfig,
 )
+from trainables.cost import count_cost
 from trainables.deepspeed_overlay import OPEN, OWNED, fault
 from trainables.overlay import overlay
 
@@ -243,6 +244,14 @@ def test_the_users_own_settings_reach_deepspeed(
     text = '{"zero_optimization": {"reduce_bucket_size": 12345}}'
     size = groups[1][0].submit(bucket_size, config, EngineConfig(deepspeed=text)).result(TIMEOUT_S)
     assert size == 12345
+
+
+@pytest.mark.slow
+def test_the_bucket_is_no_larger_than_what_is_trained(
+    groups: dict[int, Group], config: TrialConfig
+) -> None:
+    size = groups[1][0].submit(bucket_size, config, EngineConfig()).result(TIMEOUT_S)
+    assert size == count_cost(config).trainable_parameters
 
 
 def bucket_size(config: TrialConfig, settings: EngineConfig) -> int:

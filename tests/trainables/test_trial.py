@@ -45,10 +45,12 @@ from trainables.config import (
     TrialConfig,
 )
 from trainables.contrastive import Trainee
+from trainables.identity import training_seed
 from trainables.model.backbone import Backbone
 from trainables.model.embedder import Embedder
 from trainables.overlay import from_dict, overlay
 from trainables.tokenizer import Tokenizer
+from trainables.trainer import PACKAGES
 
 pytestmark = pytest.mark.slow
 
@@ -185,9 +187,9 @@ def plain_loss(config: TrialConfig, queries: Tensor, passages: Tensor, shift: Te
 def plain_loop(config: TrialConfig) -> list[float]:
     """Return the losses of the same training without DeepSpeed and without our loss."""
     training, texts = config.training, config.instructions
-    torch.manual_seed(trial._seed(config))
+    torch.manual_seed(training_seed(config))
     model = build(overlay(config, {"training.gradient_checkpointing": False}))
-    torch.manual_seed(trial._seed(config) + 1)
+    torch.manual_seed(training_seed(config) + 1)
     model.train()
     groups, shift = rates(model, training), nn.Parameter(torch.zeros(1))
     if config.objective.learned_temperature:
@@ -372,7 +374,7 @@ def test_without_steps_the_untrained_weights_are_written(
     assert outcome.cost["trainable_parameters"] == sum(w.numel() for w in expected.values())
     assert (outcome.scores, outcome.seconds, outcome.adaptation) == ({}, 0, {})
     assert outcome.failures.keys() == {"NoSuchTask"}
-    assert outcome.versions.keys() == set(trial.PACKAGES)
+    assert outcome.versions.keys() == set(PACKAGES)
     assert_same(load_file(tmp_path / "weights.safetensors"), expected)
     assert from_dict(json.loads((tmp_path / "config.json").read_text())) == config
     assert json.loads((tmp_path / "outcome.json").read_text()) == asdict(outcome)
@@ -380,7 +382,7 @@ def test_without_steps_the_untrained_weights_are_written(
 
 
 def save_untrained(config: TrialConfig, file: Path) -> None:
-    torch.manual_seed(trial._seed(config))
+    torch.manual_seed(training_seed(config))
     wrapped = engine.initialize(build(config), config.engine, config.training)
     engine.save_weights(wrapped.module, file)
     wrapped.destroy()
@@ -398,7 +400,7 @@ def test_weights_are_gathered_from_all_workers(
 
 def untrained(config: TrialConfig) -> dict[str, Tensor]:
     """Return the weights that training would change, as they start."""
-    torch.manual_seed(trial._seed(config))
+    torch.manual_seed(training_seed(config))
     return {n: p.detach() for n, p in build(config).named_parameters() if p.requires_grad}
 
 

@@ -1,0 +1,250 @@
+"""A trial on one worker: what is built, trained, reported, kept and scored."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from trainables import (
+    adaptation,
+    checkpoint,
+    contrastive,
+    data,
+    designs,
+    engine,
+    evaluation,
+    kernels,
+    packing,
+    probes,
+)
+from trainables.build import build
+from trainables.config import InstructionConfig, TrialConfig
+from trainables.cost import count_cost
+from trainables.events import Outcome, Report, Session
+from trainables.identity import training_seed
+from trainables.memory import Memory, is_out_of_memory
+from trainables.model.embedder import Embedder
+from trainables.objective import contrastive_loss, temperature
+from trainables.overlay import as_dict
+from trainables.tokenizer import Tokenizer
+
+PACKAGES = ("torch", "transformers", "peft", "deepspeed", "mteb")
+
+
+@dataclass
+class _Progress:
+    """What a checkpoint has to remember besides weights and RNG."""
+
+    step: int = 0
+    seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)  # since the last report
+    reports: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Trainer:
+    """The state of one trial on one worker."""
+
+    def __init__(self, config: TrialConfig, session: Session) -> None:
+        """Check the design, warm its backbone up if it asks for it, and build it."""
+        self.config = config
+        self.session = session
+        self._write("config.json", as_dict(config))
+        designs.check_design(config, designs.shape(config.backbone))
+        self.cost = count_cost(config)
+        self.tokenizer = Tokenizer(config.backbone.model)
+        self.data = data.open_data(config, self.tokenizer)
+        self.adapted = self._warm_up()
+        self.progress = _Progress(seconds=self.adapted.seconds if self.adapted else 0.0)
+        objective = config.objective
+        trainee = contrastive.Trainee(
+            self._build(), objective.temperature, learned=objective.learned_temperature
+        )
+        self.temperature = objective.temperature
+        self.engine = engine.initialize(trainee, config.engine, config.training)
+        self.memory = Memory(session.folder / "memory.json", config.training.mini_batch_tokens)
+
+    def _warm_up(self) -> adaptation.Adapted | None:
+        """Warm the backbone up, if the design asks for it."""
+        if self.config.adaptation.kind == "none":
+            return None
+        rank, folder = self.session.rank, self.session.folder
+        return adaptation.warm_up(
+            self.config, self.data, rank=rank, folder=folder, seed=training_seed(self.config)
+        )
+
+    def _build(self) -> Embedder:
+        """Return the embedder as it starts: new but for what a warm-up has trained."""
+        torch.manual_seed(training_seed(self.config))
+        embedder = build(self.config)
+        if self.adapted:
+            engine.load_weights(embedder, self.session.folder / adaptation.WEIGHTS)
+        embedder.to(engine.device())
+        probes.check_design(embedder)
+        if self.config.engine.compile:
+            kernels.compile_layers(embedder.backbone.decoder)
+        torch.manual_seed(
+            training_seed(self.config) + 1 + self.session.rank
+        )  # workers' dropout differs
+        return embedder
+
+    def train(self) -> Iterator[Report]:
+        """Yield the reports of the steps that are left, after those of a checkpoint."""
+        checkpoints = self.session.folder / "checkpoints"
+        saved = checkpoint.load(self.engine, checkpoints)
+        if saved is not None:
+            self.progress = _Progress(**saved["progress"])
+        yield from (Report(**report) for report in self.progress.reports)
+        training = self.config.training
+        while self.progress.step < training.steps:
+            started = time.perf_counter()
+            self.progress.losses.append(self._train_step(self.progress.step))
+            self.progress.step += 1
+            self.progress.seconds += time.perf_counter() - started
+            if self.progress.step % training.report_every and self.progress.step < training.steps:
+                continue
+            report = self._report()
+            checkpoint.save(
+                self.engine, checkpoints, report.step, {"progress": asdict(self.progress)}
+            )
+            yield report
+
+    def _train_step(self, step: int) -> float:
+        """Take one optimiser step on this worker's part of the global batch; return the loss."""
+        rank, workers = self.session.rank, self.config.engine.num_workers
+        batch = self.data.batch_at(step)
+        shares = [batch.share(number, workers).texts for number in range(workers)]
+        number = max(
+            packing.num_mini_batches([len(ids) for ids, _ in rows], self.memory.mini_batch_tokens)
+            for rows in shares  # as many on every worker: they take each pass together
+        )
+        packed = packing.pack(shares[rank], number, self.tokenizer.padding).to(self.engine.device)
+        self.engine.train()
+        self._set_progress(step)
+
+        def loss(embeddings: torch.Tensor, log_scale: torch.Tensor) -> torch.Tensor:
+            return self._loss(embeddings[packed.order], log_scale, len(batch.rows) // workers)
+
+        name = f"step {step + 1} ({batch})"
+        most = max(sum(b.ids.numel() for b in blocks) for blocks in packed.mini_batches)
+        try:
+            return contrastive.train_step(self.engine, packed.mini_batches, loss, name)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        # Raised out here, as the first error would keep all tensors of the step alive.
+        raise self.memory.halve(f"step {step + 1}", most, can_halve=number < len(packed.order))
+
+    def _loss(
+        self, embeddings: torch.Tensor, log_scale: torch.Tensor, num_queries: int
+    ) -> torch.Tensor:
+        """Return this worker's part of the loss."""
+        settings = self.config.objective
+        self.temperature = temperature(log_scale, settings)
+        queries, positives, negatives = embeddings.tensor_split([num_queries, 2 * num_queries])
+        return contrastive_loss(
+            queries,
+            positives,
+            negatives,
+            config=settings,
+            rank=self.session.rank,
+            log_scale=log_scale,
+        )
+
+    def _set_progress(self, step: int) -> None:
+        """Tell the backbone how much of the training is done; an untrained model is finished."""
+        steps = self.config.training.steps
+        self.engine.module.embedder.backbone.progress = step / steps if steps else 1.0
+
+    def _report(self) -> Report:
+        progress = self.progress
+        report = Report(
+            step=progress.step,
+            loss=float(np.mean(progress.losses)),
+            quick_score=float(np.mean([self._quick_score(held) for held in self.data.held_out])),
+            temperature=self.temperature,
+            seconds=progress.seconds,
+        )
+        progress.losses.clear()
+        progress.reports.append(asdict(report))
+        return report
+
+    def _quick_score(self, held_out: data.HeldOut) -> float:
+        encode = partial(self.encode, instructions=held_out.instructions)
+        return evaluation.quick_score(encode, held_out.triples)
+
+    @torch.no_grad()  # in inference mode stage 3 would leave parameters that cannot be trained
+    def encode(
+        self,
+        texts: list[str],
+        prompt_type: str | None,
+        instructions: InstructionConfig | None = None,
+    ) -> npt.NDArray[np.float32]:
+        """Return the embeddings of `texts`, one row each; queries are cut as in training."""
+        self.engine.eval()
+        settings, training = self.config.evaluation, self.config.training
+        self._set_progress(self.progress.step)
+        limit = training.max_query_tokens if prompt_type == "query" else settings.max_tokens
+        written = instructions or self.config.instructions
+        instruction: str = getattr(written, prompt_type or "other")
+        parts = []
+        for start in range(0, len(texts), settings.batch_size):
+            batch = texts[start : start + settings.batch_size]
+            rows = self.tokenizer.rows(batch, limit, instruction)
+            packed = packing.pack(rows, 1, self.tokenizer.padding).to(self.engine.device)
+            embeddings, _ = self.engine(packed.mini_batches[0])
+            parts.append(embeddings[packed.order])
+        return torch.cat(parts).cpu().numpy()
+
+    def score(self) -> Outcome:
+        """Save the weights, score the tasks and write the values behind the scores."""
+        folder, settings = self.session.folder, self.config.evaluation
+        engine.save_weights(self.engine.module.embedder, folder / "weights.safetensors")
+        result = evaluation.evaluate(
+            self.encode,
+            settings.tasks,
+            split=settings.split,
+            batch_size=settings.batch_size,
+        )
+        items = folder / "items.parquet"
+        if self.session.rank == 0:
+            result.write_items(items)
+        outcome = self._outcome(result, items)
+        self._write("outcome.json", asdict(outcome))
+        return outcome
+
+    def _outcome(self, result: evaluation.Evaluation, items: Path) -> Outcome:
+        return Outcome(
+            scores=result.scores,
+            categories=result.categories,
+            failures=result.failures,
+            items=str(items),
+            cost=asdict(self.cost),
+            adaptation=asdict(self.adapted) if self.adapted else {},
+            seconds=self.progress.seconds,
+            versions={name: importlib.metadata.version(name) for name in PACKAGES},
+        )
+
+    def _write(self, name: str, values: Mapping[str, Any]) -> None:
+        """Write a JSON file into the trial's folder; a kill leaves a whole one, or none."""
+        if self.session.rank == 0:
+            self.session.folder.mkdir(parents=True, exist_ok=True)
+            whole = self.session.folder / name
+            begun = whole.with_suffix(".partial")
+            begun.write_text(json.dumps(values, indent=1))
+            begun.replace(whole)
+
+    def close(self) -> None:
+        """Let go of the engine and of all that it holds."""
+        engine.release(self.engine)
+        del self.engine
+        engine.free_memory()
