@@ -11,7 +11,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling as TheirP
 
 from tests.benchmarks.paired import Ratio, compare
 from tests.benchmarks.training_peers import TEXT
-from trainables import assets, boolq
+from trainables import assets, boolq, packing
 from trainables.build import load_decoder
 from trainables.config import (
     EMBEDDED_MODEL,
@@ -41,8 +41,9 @@ def run(device: str) -> list[Ratio]:
 
     @torch.inference_mode()
     def encode(batch: list[str], role: str | None) -> Floats:
-        tokens = tokenizer(batch, MAX_TOKENS).to(torch.device(device))
-        vectors: Floats = embedder(*tokens).cpu().numpy()
+        packed = packing.pack(tokenizer.rows(batch, MAX_TOKENS), 1, tokenizer.padding)
+        packed = packed.to(torch.device(device))
+        vectors: Floats = embedder.embed(packed.mini_batches[0])[packed.order].cpu().numpy()
         return vectors
 
     theirs = _sentence_transformer(device)
