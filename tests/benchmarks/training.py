@@ -7,12 +7,14 @@ losses must agree.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+import torch
 from transformers.utils.import_utils import is_flash_attn_2_available
 
 from tests.benchmarks import training_memory, training_time
@@ -20,12 +22,14 @@ from tests.benchmarks.paired import Ratio, compare
 from tests.benchmarks.training_ours import Trainer
 from tests.benchmarks.training_peers import peer
 from tests.benchmarks.training_setting import SHAPES, Batch, Setting, batches, write_random_model
+from trainables.engine import free_memory
 from trainables.packing import num_mini_batches
 
 PAIRS = 9
 ROUNDING = 0.01  # of the first loss, by which bf16 may part the two sides
 MINI_BATCH_SIZE = 16  # rows of a column in the peer's cached loss, as one of its passes takes
 MINI_BATCH_TOKENS = 2048  # of ours: what 16 passages of 128 tokens are
+BATCH_SIZES = {"135M": 64, "1.5B": 16}  # triplets of a step that both sides' memory holds
 
 Step = Callable[[Batch], float]
 
@@ -42,6 +46,7 @@ def _embedded() -> Iterator[object]:
         yield from _against(setting, "MNRL", trainer.step(), peer(setting))
         yield from _overheads(setting, trainer)
         yield training_memory.compare_peaks(setting)
+        yield from training_time.report(trainer)
     setting = Setting(batch_size=64)
     split = partial(num_mini_batches, budget=MINI_BATCH_TOKENS)
     ours, theirs = Trainer(setting).step(split), peer(setting, MINI_BATCH_SIZE)
@@ -49,42 +54,49 @@ def _embedded() -> Iterator[object]:
     yield training_memory.compare_peaks(
         setting, mini_batch_tokens=MINI_BATCH_TOKENS, mini_batch_size=MINI_BATCH_SIZE
     )
-    for max_tokens in (128, 256):
-        yield from training_time.report(Setting(max_tokens=max_tokens))
 
 
 def _random_models(device: str) -> Iterator[object]:
     kernels = ["sdpa"] + ["flash_attention_2"] * is_flash_attn_2_available()
-    for shape, kernel in itertools.product(SHAPES, kernels):
+    for (shape, batch_size), kernel in itertools.product(BATCH_SIZES.items(), kernels):
         with tempfile.TemporaryDirectory() as folder:
-            write_random_model(shape, Path(folder), device)
+            write_random_model(SHAPES[shape], Path(folder), device)
             for max_tokens in (128, 512):
                 setting = Setting(
                     model=folder,
                     num_layers=None,
                     device=device,
                     kernel=kernel,
-                    batch_size=64,
+                    batch_size=batch_size,
                     max_tokens=max_tokens,
                 )
                 yield f"{shape} parameters, {kernel}"
-                yield from _random_model(setting)
+                try:
+                    yield from random_model(setting)
+                except torch.OutOfMemoryError as error:
+                    yield f"out of memory: {str(error).splitlines()[0]}"
+                free_memory()
 
 
-def _random_model(setting: Setting) -> Iterator[object]:
+def random_model(setting: Setting) -> Iterator[object]:
+    """Yield the lines of one model without DeepSpeed: against the peer, and our own variants."""
     trainer = Trainer(setting, deepspeed=False)
     yield from _against(setting, "MNRL", trainer.step(), peer(setting))
     padded = trainer.step(packed=False)
     yield from _paired(setting, "packed", "our step, padded", trainer.step(), padded)
+    if setting.device == "cuda" and setting.kernel == "sdpa":
+        varlen = trainer.step(varlen=True)
+        yield from _paired(setting, "varlen", "our step, packed", varlen, trainer.step())
     yield from _overheads(setting, trainer)
-    budget = 16 * setting.max_tokens
+    budget = MINI_BATCH_SIZE * setting.max_tokens
+    large = dataclasses.replace(setting, batch_size=4 * setting.batch_size)
     ours = trainer.step(partial(num_mini_batches, budget=budget))
-    yield from _paired(setting, "cached", "CachedMNRL", ours, peer(setting, MINI_BATCH_SIZE))
+    yield from _paired(large, "cached", "CachedMNRL", ours, peer(large, MINI_BATCH_SIZE))
     yield training_memory.compare_peaks(setting)
     yield training_memory.compare_peaks(
-        setting, mini_batch_tokens=budget, mini_batch_size=MINI_BATCH_SIZE
+        large, mini_batch_tokens=budget, mini_batch_size=MINI_BATCH_SIZE
     )
-    yield from training_time.report(setting)
+    yield from training_time.report(trainer)
 
 
 def _against(setting: Setting, name: str, ours: Step, theirs: Step) -> Iterator[object]:

@@ -83,17 +83,21 @@ class Trainer:
             self.engine = PlainEngine(trainee, config.training)
         self.engine.train()
 
-    def step(self, split: Split | None = None, *, packed: bool = True) -> Step:
+    def step(
+        self, split: Split | None = None, *, packed: bool = True, varlen: bool = False
+    ) -> Step:
         """Return one optimiser step, which returns the loss.
 
         Args:
             split: Into how many mini-batches texts of given lengths go; one without it.
             packed: Whether a mini-batch is one packed row, or one padded batch.
+            varlen: Whether a packed row takes torch's kernel for texts of any length.
         """
-        return partial(self._step, split or (lambda lengths: 1), packed)
+        return partial(self._step, split or (lambda lengths: 1), packed, varlen)
 
-    def _step(self, split: Split, packed: bool, batch: Batch) -> float:
+    def _step(self, split: Split, packed: bool, varlen: bool, batch: Batch) -> float:
         size = len(batch)
+        self.engine.module.embedder.backbone.varlen = varlen
         with record_function("tokenise"):
             rows = self._rows(batch)
         with record_function("pack"):
@@ -113,10 +117,6 @@ class Trainer:
         return [
             r for texts in columns for r in self.tokenizer.rows(texts, self.setting.max_tokens)
         ]
-
-    def lengths(self, batch: Batch) -> list[int]:
-        """Return the number of tokens of each text."""
-        return [len(ids) for ids, _ in self._rows(batch)]
 
 
 def trial_config(setting: Setting) -> TrialConfig:

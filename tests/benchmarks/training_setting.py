@@ -19,9 +19,8 @@ LEARNING_RATE = 1e-3
 MAX_GRAD_NORM = 1.0
 TEMPERATURE = 0.05
 
-SHAPES: dict[str, dict[str, Any]] = {  # of SmolLM2-135M and of Qwen2.5-1.5B
+SHAPES: dict[str, dict[str, Any]] = {  # of SmolLM2-135M and, all but its biases, Qwen2.5-1.5B
     "135M": {
-        "model_type": "llama",
         "vocab_size": 49152,
         "hidden_size": 576,
         "intermediate_size": 1536,
@@ -30,7 +29,6 @@ SHAPES: dict[str, dict[str, Any]] = {  # of SmolLM2-135M and of Qwen2.5-1.5B
         "num_key_value_heads": 3,
     },
     "1.5B": {
-        "model_type": "qwen2",
         "vocab_size": 151936,
         "hidden_size": 1536,
         "intermediate_size": 8960,
@@ -89,13 +87,13 @@ def _invented(model: str) -> list[Triplet]:
     return [(text(10), text(120), text(120)) for _ in range(2000)]
 
 
-def write_random_model(shape: str, folder: Path, device: str) -> None:
+def write_random_model(shape: dict[str, Any], folder: Path, device: str) -> None:
     """Write a decoder with random weights in bf16 and a tokenizer with one token for each word."""
     from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+    from transformers import AutoModel, LlamaConfig, PreTrainedTokenizerFast
 
     torch.manual_seed(0)
-    settings = AutoConfig.for_model(**SHAPES[shape])
+    settings = LlamaConfig(**shape)
     with torch.device(device):
         AutoModel.from_config(settings, dtype=torch.bfloat16).save_pretrained(folder)
     vocabulary = {"<end>": 0, "<unknown>": 1}

@@ -35,9 +35,9 @@ REST = "other operators"
 OUTSIDE = "Python and hooks"
 
 
-def report(setting: Setting) -> Iterator[str]:
-    """Yield the table of one setting's plain step."""
-    trainer = Trainer(setting, deepspeed=setting.device == "cpu")
+def report(trainer: Trainer) -> Iterator[str]:
+    """Yield the table of a trainer's plain step."""
+    setting = trainer.setting
     texts = list(itertools.islice(batches(setting), NUM_STEPS))
     step = trainer.step()
     for batch in texts:
