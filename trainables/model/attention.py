@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.models.llama.modeling_llama import eager_attention_forward
 
 TWO_STREAMS = "two_stream_"  # before the name of the function that both streams call
 PACKED = "packed_"
@@ -46,6 +47,27 @@ def take_blocks(decoder: Any) -> None:
 def eager(module: nn.Module) -> Any:
     """Return a family's own attention in plain matrix products, or None."""
     return getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+
+
+def _matrix_products(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, **kwargs: Any
+) -> tuple[Tensor, None]:
+    """Return what a family's own eager attention does, without repeating keys for their queries.
+
+    The queries of a key head stand one behind the other instead, in fewer and larger products.
+    """
+    grouped = key.shape[:2]
+    queries = query.reshape(*grouped, -1, query.shape[-1])
+    logits = (queries @ key.transpose(-1, -2)).mul_(kwargs["scaling"])
+    logits = logits.view(*query.shape[:3], -1) + mask
+    weights = torch.softmax(logits, dim=-1).view(*grouped, -1, key.shape[-2])
+    return (weights @ value).view(*query.shape[:3], -1).transpose(1, 2), None
+
+
+def _is_plain(function: Any) -> bool:
+    """Return whether a family's eager attention is Llama's, with nothing of its own."""
+    own, plain = function.__code__, eager_attention_forward.__code__
+    return bool((own.co_code, own.co_names) == (plain.co_code, plain.co_names))
 
 
 def _function(name: str, module: nn.Module) -> Callable[..., Any]:
@@ -86,7 +108,10 @@ def _in_blocks(base: str) -> Callable[..., Any]:
             batch = (x.unflatten(1, (block.texts, block.tokens)).transpose(0, 1) for x in states)
             own = block.masks[module.layer_idx]
             options = kwargs | {"is_causal": block.is_causal and own is None}
-            output, _ = _function(block.kernel, module)(module, *batch, own, **options)
+            function = _function(block.kernel, module)
+            if block.kernel == "eager" and _is_plain(function) and not kwargs.get("dropout"):
+                function = _matrix_products
+            output, _ = function(module, *batch, own, **options)
             read.append(output.flatten(0, 1))  # [texts x tokens, heads, width]
         return torch.cat(read).unsqueeze(0), None
 
