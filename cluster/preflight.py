@@ -15,6 +15,7 @@ from search_spaces.spaces import SPACES
 from trainables.config import ConfigError, PoolingConfig, TrialConfig
 from trainables.faults import check
 from trainables.identity import label
+from trainables.kernels import check_kernels
 from trainables.overlay import overlay
 from trainables.shape import Shape
 
@@ -67,6 +68,7 @@ def configure(
     faults.during(lambda: _check_owned(trial, space, base, shape))
     _check_tasks(base, faults)
     faults.during(lambda: _check_deepspeed(base))
+    faults.during(lambda: check_kernels(base.engine))
     if space is not None and not faults.lines:
         faults.during(lambda: check_space(space, base, shape))
     faults.during(lambda: _check_data(base, complete=not faults.lines))

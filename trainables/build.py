@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import AutoModel, PreTrainedModel
 
-from trainables import designs, kernels, layers, lora
+from trainables import designs, kernels, layers
 from trainables.config import BackboneConfig, ConfigError, EngineConfig, LoraConfig, TrialConfig
 from trainables.model.backbone import Backbone
 from trainables.model.decoder import checkpoint_activations, keep_layers
@@ -47,7 +47,6 @@ def add_lora(model: PreTrainedModel, config: LoraConfig) -> None:
             f"({', '.join(sorted(names))}), got {', '.join(missing)}"
         )
     peft.inject_adapter_in_model(lora_settings(config), model)
-    lora.fold(model)
 
 
 def lora_settings(config: LoraConfig) -> peft.LoraConfig:

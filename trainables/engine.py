@@ -22,7 +22,7 @@ from transformers import (
     get_linear_schedule_with_warmup,
 )
 
-from trainables import deepspeed_overlay
+from trainables import deepspeed_overlay, lora
 from trainables.config import ConfigError, EngineConfig, TrainingConfig
 from trainables.fingerprint import fingerprint
 
@@ -35,8 +35,8 @@ class TrainingError(RuntimeError):
     """Training cannot go on."""
 
 
-class OutOfMemoryError(TrainingError):
-    """A forward pass took more memory than there is; a smaller one may fit."""
+class MiniBatchHalvedError(TrainingError):
+    """A forward pass took more memory than there is; the next one will take half the tokens."""
 
 
 def device() -> torch.device:
@@ -118,6 +118,7 @@ def initialize(model: nn.Module, settings: EngineConfig, training: TrainingConfi
     from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
 
     base_model = fingerprint(model)
+    lora.fold(model)
     groups = parameter_groups(model, training)
     optimizer = torch.optim.AdamW(groups, weight_decay=training.weight_decay)
     config = deepspeed_settings(settings, training)

@@ -56,7 +56,7 @@ def estimate(config: TrialConfig, operations_per_second: float) -> Estimate:
     passages = 1 + training.num_hard_negatives
     tokens_a_query = training.max_query_tokens + passages * training.max_passage_tokens
     tokens = tokens_a_query * training.batch_size / config.engine.num_workers
-    at_once = min(tokens, training.mini_batch_tokens)
+    at_once = min(tokens, max(longest, training.mini_batch_tokens))
     passes = 3 - at_once / tokens + training.gradient_checkpointing
     operations = count_flops(embedder, longest) / longest * tokens * passes * training.steps
     return Estimate(

@@ -41,6 +41,11 @@ def use_liger(decoder: Any) -> None:
         module.update(before)
 
 
+def forget_compiled() -> None:
+    """Drop compiled code, which would count against the next trial's in the same process."""
+    importlib.import_module("torch._dynamo").reset()
+
+
 def compile_layers(decoder: Any) -> None:
     """Compile norms and gated units of every layer, in place, for any number of tokens.
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
 
 import torch
 
-from trainables.engine import OutOfMemoryError, TrainingError
+from trainables.engine import MiniBatchHalvedError, TrainingError
 
 _CPU = "can't allocate memory"  # torch raises a plain error where a CPU has none left
 
@@ -31,15 +32,15 @@ class Memory:
     def halve(self, name: str, num_tokens: int, *, can_halve: bool) -> TrainingError:
         """Take half of the `num_tokens` that were too many at the step `name`; return the error.
 
-        It is an `OutOfMemoryError` if fewer may fit, and another if one text is too much already.
+        It is a `MiniBatchHalvedError` if fewer may fit, and another if one text is too much.
         """
         if not can_halve:
             return TrainingError(
                 f"memory: expected enough for one text at a time at {name}, got too little; set "
                 "training.gradient_checkpointing=true or cut the texts shorter"
             )
-        self.mini_batch_tokens = max(1, num_tokens // 2)
-        partial = self._file.with_suffix(".partial")
+        self.mini_batch_tokens = max(1, min(num_tokens, self.mini_batch_tokens) // 2)
+        partial = self._file.with_suffix(f".{os.getpid()}.partial")  # another worker may lack too
         partial.write_text(json.dumps({"mini_batch_tokens": self.mini_batch_tokens}))
         partial.replace(self._file)
         text = (
@@ -47,7 +48,7 @@ class Memory:
             f"the last checkpoint with {self.mini_batch_tokens}"
         )
         _log.warning("%s", text)
-        return OutOfMemoryError(text)
+        return MiniBatchHalvedError(text)
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -28,23 +29,45 @@ def num_mini_batches(lengths: Sequence[int], budget: int) -> int:
 
     A text that is longer by itself has a mini-batch of its own.
 
-    >>> num_mini_batches([10, 10, 10, 10], budget=25)
-    2
+    >>> num_mini_batches([10, 10, 10, 10], budget=25), num_mini_batches([90, 10, 10], budget=25)
+    (2, 2)
     """
-    for number in range(max(1, -(-sum(lengths) // budget)), len(lengths)):
+    least = -(-sum(min(length, budget) for length in lengths) // budget)
+    for number in range(max(1, least), len(lengths)):
         parts = _even(lengths, number)
-        if all(sum(lengths[i] for i in part) <= budget for part in parts):
+        if all(len(part) == 1 or sum(lengths[i] for i in part) <= budget for part in parts):
             return number
     return len(lengths)
 
 
-def plan(lengths: Sequence[int], number: int) -> list[list[Block]]:
+def plan(lengths: Sequence[int], number: int, num_blocks: int | None = None) -> list[list[Block]]:
     """Return the blocks of each of `number` mini-batches with about equally many tokens.
 
-    >>> plan([3, 90, 89, 50], number=2)
-    [[[1]], [[2], [3], [0]]]
+    Args:
+        lengths: Of the texts.
+        number: Of mini-batches.
+        num_blocks: In each of them; None for as many as keep padding low.
+
+    >>> plan([3, 90, 89, 50], number=2), plan([3, 90, 89, 50], number=1, num_blocks=2)
+    ([[[1]], [[2], [3], [0]]], [[[1, 2], [3, 0]]])
     """
-    return [_blocks(part, lengths) for part in _even(lengths, number)]
+    parts = _even(lengths, number)
+    if num_blocks is None:
+        return [_blocks(part, lengths) for part in parts]
+    return [[run.tolist() for run in np.array_split(part, num_blocks)] for part in parts]
+
+
+def num_equal_blocks(shares: Sequence[Sequence[int]], number: int) -> int:
+    """Return how many blocks the mini-batches of all workers can have alike, 4 at the most.
+
+    With ZeRO stage 3 every call of a module gathers its weights from all workers, so they have to
+    make equally many calls.
+
+    Args:
+        shares: The lengths of each worker's texts.
+        number: Of mini-batches.
+    """
+    return min(4, *(len(part) for lengths in shares for part in _even(lengths, number)))
 
 
 def _even(lengths: Sequence[int], number: int) -> list[list[int]]:
@@ -84,9 +107,9 @@ class Packed:
         return Packed(moved, self.order.to(device))
 
 
-def pack(rows: Sequence[Row], number: int, padding: int) -> Packed:
+def pack(rows: Sequence[Row], number: int, padding: int, num_blocks: int | None = None) -> Packed:
     """Return the texts in `number` mini-batches, padded with the token id `padding`."""
-    planned = plan([len(ids) for ids, _ in rows], number)
+    planned = plan([len(ids) for ids, _ in rows], number, num_blocks)
     places = [place for blocks in planned for block in blocks for place in block]
     return Packed(
         [

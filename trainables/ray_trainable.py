@@ -25,7 +25,7 @@ from trainables.overlay import from_dict
 if TYPE_CHECKING:
     from trainables.trial import Outcome, Report
 
-OUT_OF_MEMORY = "OutOfMemoryError"  # of `trainables.engine`, which takes seconds to import
+HALVED = "MiniBatchHalvedError"  # of `trainables.engine`, which takes seconds to import
 HANG_TIMEOUT_S = 6 * 3600.0  # for one report or a whole evaluation; then the group is made anew
 
 
@@ -96,15 +96,16 @@ class TrialGroup(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Advance to the next report; a trial that raises ends as failed, with its reason."""
-        try:
-            events = self._get([worker.advance.remote() for worker in self._workers])
-        except ray.exceptions.RayTaskError as error:
-            self._kill_workers()  # the others may wait for the failed one in a collective
-            reason = _reason(error)
-            if reason.startswith(OUT_OF_MEMORY):
+        events = None
+        while events is None:
+            try:
+                events = self._get([worker.advance.remote() for worker in self._workers])
+            except ray.exceptions.RayTaskError as error:
+                self._kill_workers()  # the others may wait for the failed one in a collective
+                reason = _reason(error)
+                if not reason.startswith(HALVED):
+                    return {"kind": "Failure", "event": json.dumps(reason), "done": True}
                 self.setup(self.config)  # goes on with less at once, as its folder says now
-                return self.step()
-            return {"kind": "Failure", "event": json.dumps(reason), "done": True}
         kind, event = events[0]  # the ranks' events differ in nothing but seconds
         return {"kind": kind, "event": json.dumps(event), "done": kind == "Outcome"}
 

@@ -123,11 +123,14 @@ class Trainer:
         rank, workers = self.session.rank, self.config.engine.num_workers
         batch = self.data.batch_at(step)
         shares = [batch.share(number, workers).texts for number in range(workers)]
-        number = max(
-            packing.num_mini_batches([len(ids) for ids, _ in rows], self.memory.mini_batch_tokens)
-            for rows in shares  # as many on every worker: they take each pass together
-        )
-        packed = packing.pack(shares[rank], number, self.tokenizer.padding).to(self.engine.device)
+        lengths = [[len(ids) for ids, _ in rows] for rows in shares]
+        budget = self.memory.mini_batch_tokens
+        # As many on every worker: they take each pass together.
+        number = max(packing.num_mini_batches(each, budget) for each in lengths)
+        alike = self.config.engine.zero_stage == 3 and workers > 1
+        blocks = packing.num_equal_blocks(lengths, number) if alike else None
+        packed = packing.pack(shares[rank], number, self.tokenizer.padding, blocks)
+        packed = packed.to(self.engine.device)
         self.engine.train()
         self._set_progress(step)
 
@@ -247,4 +250,6 @@ class Trainer:
         """Let go of the engine and of all that it holds."""
         engine.release(self.engine)
         del self.engine
+        if self.config.engine.compile:
+            kernels.forget_compiled()
         engine.free_memory()

@@ -161,11 +161,16 @@ class EngineConfig:
                     offload_param=self.offload_parameters,
                 ),
                 "attn_implementation": one_of(self.attn_implementation, AttentionImplementation),
-                "varlen": true_or_false(self.varlen),
+                "varlen": self._varlen_fault(),
                 "compile": true_or_false(self.compile),
                 "liger_kernels": true_or_false(self.liger_kernels),
             }
         )
+
+    def _varlen_fault(self) -> str | None:
+        if self.varlen is True and self.attn_implementation == "flash_attention_2":
+            return "expected false with attn_implementation 'flash_attention_2', got true"
+        return true_or_false(self.varlen)
 
 
 def _offload(value: object, stage: int, stages: tuple[int, ...]) -> str | None:

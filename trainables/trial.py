@@ -42,7 +42,7 @@ def run(config: TrialConfig, session: Session) -> Iterator[Report | Outcome]:
                 num_told += 1
                 yield report
             outcome = trainer.score()
-        except engine.OutOfMemoryError:
+        except engine.MiniBatchHalvedError:
             if config.engine.num_workers > 1:  # the others wait for this one in a collective
                 raise
         finally:

@@ -19,7 +19,7 @@ from tests.benchmarks.training_setting import (
     Batch,
     Setting,
 )
-from trainables import contrastive, engine, packing
+from trainables import contrastive, engine, lora, packing
 from trainables.build import build
 from trainables.config import (
     BackboneConfig,
@@ -42,6 +42,7 @@ class PlainEngine:
 
     def __init__(self, module: nn.Module, config: TrainingConfig) -> None:
         self.module = module
+        lora.fold(module)
         self.trained = [p for p in module.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             engine.parameter_groups(module, config), weight_decay=config.weight_decay

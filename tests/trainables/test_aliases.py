@@ -122,7 +122,7 @@ def dead(config: PoolingConfig, num_layers: int) -> set[str]:
     torch.manual_seed(0)
     pooling = Pooling(config, 48, num_layers)
     tokens = Tokens.of(torch.ones(2, 5, dtype=torch.bool), None)
-    vectors = pooling([torch.randn(2, 5, 48) for _ in range(num_layers)], tokens)
+    vectors = pooling(([torch.randn(2, 5, 48) for _ in range(num_layers)], tokens))
     names, weights = zip(*pooling.named_parameters(), strict=True)
     found = torch.autograd.grad((vectors * torch.randn(vectors.shape)).sum(), weights)
     return {name for name, grad in zip(names, found, strict=True) if grad.norm() < 1e-3}

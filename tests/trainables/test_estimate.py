@@ -49,7 +49,7 @@ def test_activations_are_those_of_a_real_mini_batch(
     embedder = build(config).to(DTYPES[config.engine.precision])
     rows = [(list(range(3, 3 + TOKENS)), 0)] * 24  # 8 x (query, positive, negative)
     real = count_saved(embedder, packing.pack(rows, 1, 1).mini_batches[0] * 2) / 2
-    assert estimate(config, 1e9).activation_bytes == pytest.approx(real, rel=0.15)
+    assert estimate(config, 1e9).activation_bytes == pytest.approx(real, rel=0.2)
 
 
 def test_a_mini_batch_and_checkpointing_bound_the_activations(config: TrialConfig) -> None:

@@ -130,7 +130,7 @@ class TestOnGpu:
         for device in ("cpu", DEVICE):
             pooling.to(device).zero_grad()
             tokens = Tokens.of(real.to(device), None)
-            pooled = pooling([layer.to(device) for layer in states], tokens)
+            pooled = pooling(([layer.to(device) for layer in states], tokens))
             functional.mse_loss(pooled, target.to(device)).backward()
             gradients = [p.grad for p in pooling.parameters() if p.grad is not None]
             found.append([pooled.detach().cpu(), *(g.cpu().clone() for g in gradients)])
@@ -142,7 +142,7 @@ class TestOnGpu:
     def test_a_head_in_bf16_keeps_angles(self, head: str) -> None:
         states, real = texts()
         pooling = read_out(head)
-        expected = pooling(states, Tokens.of(real, None))
+        expected = pooling((states, Tokens.of(real, None)))
         low = pooling.to(DEVICE, torch.bfloat16)
         tokens = Tokens.of(real.to(DEVICE), None)
         found = low([s.to(DEVICE, torch.bfloat16) for s in states], tokens)

@@ -75,6 +75,16 @@ DESIGNS: dict[str, dict[str, Any]] = {
         "engine.num_workers": 2,
         "engine.zero_stage": 3,
     },
+    # Its workers' texts are of other lengths, and so in other numbers of blocks, at every step.
+    "latents in stage 3": {
+        "attention.mask": "latent_readout",
+        "attention.num_latents": 3,
+        "pooling.token_scope": "all_tokens",
+        "pooling.layers": "last",
+        "engine.num_workers": 2,
+        "engine.zero_stage": 3,
+        "engine.deepspeed": '{"zero_optimization": {"stage3_param_persistence_threshold": 0}}',
+    },
     "matryoshka": {"objective.matryoshka": (4, 12), "pooling.output_size": 20},
     "symmetric": {
         "objective.directions": "symmetric",
@@ -352,7 +362,7 @@ def test_workers_that_ran_out_of_memory_go_on_with_less(
             worker.submit(drive_in_little_memory, config, rank, tmp_path / "poor", 120, 1)
             for rank, worker in enumerate(group)
         ]
-        assert isinstance(tasks[1].exception(TIMEOUT_S), engine.OutOfMemoryError)
+        assert isinstance(tasks[1].exception(TIMEOUT_S), engine.MiniBatchHalvedError)
         for process in list(group[0]._processes.values()):  # it waits for the other, as Ray finds
             process.kill()
         assert isinstance(tasks[0].exception(TIMEOUT_S), BrokenProcessPool)
@@ -535,5 +545,7 @@ def test_bf16_learns(one: Group, config: TrialConfig, tmp_path: Path, stage: int
     changes = {"engine.precision": "bf16", "training.learning_rate": 3e-3, "training.steps": 12}
     config = overlay(config, {"engine.zero_stage": stage, **changes})
     found = losses(reports(one, config, tmp_path, 12))
-    assert found[0] == pytest.approx(plain_loop(config)[0], rel=0.1)
-    assert found[-1] < found[0] / 2
+    plain = plain_loop(config)
+    assert found[0] == pytest.approx(plain[0], rel=0.1)
+    assert sum(found[-4:]) == pytest.approx(sum(plain[-4:]), rel=0.5)
+    assert sum(found[-4:]) < sum(found[:4]) / 1.5

@@ -67,7 +67,8 @@ def _matrix_products(
 def _is_plain(function: Any) -> bool:
     """Return whether a family's eager attention is Llama's, with nothing of its own."""
     own, plain = function.__code__, eager_attention_forward.__code__
-    return bool((own.co_code, own.co_names) == (plain.co_code, plain.co_names))
+    parts = ("co_code", "co_names", "co_consts")
+    return all(getattr(own, part) == getattr(plain, part) for part in parts)
 
 
 def _function(name: str, module: nn.Module) -> Callable[..., Any]:

@@ -119,7 +119,8 @@ class Backbone(nn.Module):
         if not self.is_native:
             tokens = tokens.with_latents(self.num_latents)
             masks = self._masks(tokens, added=self._kernel.endswith("eager"))
-            inputs = self._inputs(ids, tokens) | {"layer_masks": masks, "attention_mask": masks[0]}
+            inputs = self._inputs(self._words([batch])[0], tokens)
+            inputs |= {"layer_masks": masks, "attention_mask": masks[0]}
             return self._read(self._run(inputs), tokens)
         inputs = {"input_ids": ids, "attention_mask": real, "position_ids": tokens.position}
         if real.is_meta:  # operations are counted: transformers would look at the padding
@@ -131,7 +132,10 @@ class Backbone(nn.Module):
             attention.take_blocks(self.decoder)
         texts = [Tokens.of(b.real, b.instruction).with_latents(self.num_latents) for b in batches]
         blocks = [self._block(tokens) for tokens in texts]
-        parts = [self._inputs(b.ids, tokens) for b, tokens in zip(batches, texts, strict=True)]
+        parts = [
+            self._inputs(ids, tokens)
+            for ids, tokens in zip(self._words(batches), texts, strict=True)
+        ]
         row: dict[str, Any] = {
             name: torch.cat([part[name].flatten(0, 1) for part in parts]).unsqueeze(0)
             for name in parts[0]
@@ -156,11 +160,7 @@ class Backbone(nn.Module):
         if hasattr(self.mask, "first_stream"):
             num_texts *= 2
         kernel, is_causal = self._kernel, getattr(self.mask, "IS_CAUSAL", False)
-        if (
-            tokens.real.is_cpu
-            and num_tokens <= SHORT
-            and attention.eager(self.decoder.layers[0].self_attn)
-        ):
+        if tokens.real.is_cpu and num_tokens <= SHORT and self._has_eager:
             kernel = "eager"
             if hasattr(self.mask, "first_stream"):
                 kernel = attention.TWO_STREAMS + kernel
@@ -196,13 +196,25 @@ class Backbone(nn.Module):
             return [output.last_hidden_state]
         return [output.hidden_states[number] for number in self.read]
 
+    def _words(self, batches: Sequence[Padded]) -> list[Tensor]:
+        """Return what a decoder is given of each batch: ids, or with latents their embeddings.
+
+        All are embedded by one call: with ZeRO stage 3 every call gathers weights from workers,
+        which have other numbers of batches.
+        """
+        if not self.num_latents:
+            return [batch.ids for batch in batches]
+        row = torch.cat([batch.ids.flatten() for batch in batches])
+        parts = self.decoder.get_input_embeddings()(row).split([b.ids.numel() for b in batches])
+        return [p.unflatten(0, tuple(b.ids.shape)) for p, b in zip(parts, batches, strict=True)]
+
     def _inputs(self, ids: Tensor, tokens: Tokens) -> dict[str, Any]:
-        embed = self.decoder.get_input_embeddings()
+        """Return the decoder's inputs from a batch's ids, or with latents their embeddings."""
         positions = tokens.position
         inputs: dict[str, Any] = {"input_ids": ids}
         if self.num_latents:
-            latents = self.latents.to(embed.weight.dtype).expand(len(ids), -1, -1)
-            inputs = {"inputs_embeds": torch.cat([embed(ids), latents], dim=1)}
+            latents = self.latents.to(ids.dtype).expand(len(ids), -1, -1)
+            inputs = {"inputs_embeds": torch.cat([ids, latents], dim=1)}
         elif hasattr(self.mask, "first_stream"):
             inputs, positions = {"input_ids": ids.repeat(2, 1)}, positions.repeat(2, 1)
         return inputs | {"position_ids": positions}

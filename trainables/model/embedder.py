@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
@@ -43,5 +42,4 @@ class Embedder(nn.Module):
 
         Packed texts are padded on the right; their embeddings are the same but for rounding.
         """
-        vectors = [self.pooling(states, tokens) for states, tokens in self.backbone(batches)]
-        return functional.normalize(torch.cat(vectors).float(), dim=-1)
+        return functional.normalize(self.pooling(*self.backbone(batches)).float(), dim=-1)

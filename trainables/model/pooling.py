@@ -68,10 +68,13 @@ class Pooling(nn.Module):
             self.output_size = config.output_size
         self.output_size = min(self.output_size, config.truncate_to or self.output_size)
 
-    def forward(
+    def forward(self, *read: tuple[list[Tensor], Tokens]) -> Float[Tensor, "texts width"]:
+        """Return one vector per text of all batches, of each the layers' states and its tokens."""
+        return torch.cat([self._vectors(states, tokens) for states, tokens in read])
+
+    def _vectors(
         self, states: list[Float[Tensor, "batch tokens dim"]], tokens: Tokens
     ) -> Float[Tensor, "batch width"]:
-        """Return one vector per text from the states of the layers that are read."""
         mask = tokens.real if self.include_instruction else tokens.real & ~tokens.instruction
         if self.normalise:
             states = [unit_rms(layer) for layer in states]

@@ -51,7 +51,7 @@ def lengths(side: str = "right") -> Tensor:
 
 
 def vectors(pooling: Pooling, states: list[Tensor], real: Tensor) -> Tensor:
-    pooled: Tensor = pooling(states, Tokens.of(real, None))
+    pooled: Tensor = pooling((states, Tokens.of(real, None)))
     return functional.normalize(pooled, dim=-1)
 
 
@@ -142,7 +142,7 @@ class TestHeadsWithWidths:
         config = PoolingConfig(head=head, token_scope="all_tokens", **sizes)
         pooling = Pooling(config, input_size, L)
         states = [torch.randn(B, T, input_size) for _ in range(L)]
-        assert pooling(states, Tokens.of(lengths("left"), None)).shape == (B, width)
+        assert pooling((states, Tokens.of(lengths("left"), None))).shape == (B, width)
 
     def test_layer_embeddings_start_at_zero_and_tell_layers_apart(self, head: str) -> None:
         config = PoolingConfig(head=head, token_scope="mean", **SIZES)
@@ -152,9 +152,9 @@ class TestHeadsWithWidths:
         states = [torch.randn(B, T, D) for _ in range(L)]
         tokens = Tokens.of(lengths(), None)
         reverse = states[::-1]
-        torch.testing.assert_close(pooling(states, tokens), pooling(reverse, tokens))
+        torch.testing.assert_close(pooling((states, tokens)), pooling((reverse, tokens)))
         shaken(pooling)
-        assert not torch.allclose(pooling(states, tokens), pooling(reverse, tokens), atol=1e-3)
+        assert not torch.allclose(pooling((states, tokens)), pooling((reverse, tokens)), atol=1e-3)
         assert Pooling(config, D, 1).layer_embeddings is None
 
     @pytest.mark.parametrize(("width", "num_heads"), [(32, 1), (64, 4), (128, 8)])
@@ -169,7 +169,7 @@ class TestHeadsWithWidths:
         ]
         real = torch.ones(num_texts, 1, dtype=torch.bool)
         with torch.no_grad():
-            pooled = Pooling(config, size, L)(states, Tokens.of(real, None))
+            pooled = Pooling(config, size, L)((states, Tokens.of(real, None)))
         plain = torch.stack([unit_rms(layer) for layer in states]).mean(0)[:, 0]
         assert torch.corrcoef(torch.stack([cosines(plain), cosines(pooled)]))[0, 1] > 0.8
 
@@ -185,7 +185,7 @@ def test_without_a_head_nothing_is_trained_or_scaled() -> None:
     pooling = Pooling(PoolingConfig(), D)
     assert list(pooling.parameters()) == []
     states, mask = torch.randn(B, T, D), lengths()
-    found = pooling([states], Tokens.of(mask, None))
+    found = pooling(([states], Tokens.of(mask, None)))
     assert torch.equal(found, pool_tokens(states, mask, "last_token"))
 
 
@@ -194,7 +194,7 @@ def test_a_scalar_mix_starts_as_the_mean_of_the_layers() -> None:
     states = [torch.randn(B, T, D) for _ in range(L)]
     real = torch.ones(B, T, dtype=torch.bool)
     expected = torch.stack([unit_rms(layer).mean(1) for layer in states]).mean(0)
-    torch.testing.assert_close(pooling(states, Tokens.of(real, None)), expected)
+    torch.testing.assert_close(pooling((states, Tokens.of(real, None))), expected)
 
 
 @pytest.mark.parametrize(("width", "inner"), [(4, 3), (8, 32)])
@@ -210,9 +210,9 @@ def test_what_follows_the_head(pooled: int | None, cut: int | None) -> None:
     states, tokens = layers(L, B, T), Tokens.of(lengths(), None)
     whole = read_out("cross_attention", "mean", output_size=pooled)
     whole.load_state_dict(pooling.state_dict())
-    found = pooling(states, tokens)
+    found = pooling((states, tokens))
     assert found.shape == (B, pooling.output_size) == (B, cut or pooled or 12)
-    assert torch.equal(found, whole(states, tokens)[:, :cut])
+    assert torch.equal(found, whole((states, tokens))[:, :cut])
 
 
 def test_one_batch_of_queries_serves_all_texts() -> None:

@@ -41,7 +41,7 @@ def test_the_readme_s_head_takes_the_maximum_of_what_is_read(model: Any) -> None
     instruction = torch.tensor([[True, False, False, False, False]] * 2)
     tokens = model("copied_model.tokens").Tokens.of(real, instruction)
     states = [torch.randn(2, 5, 8) for _ in range(2)]
-    found = pooling(states, tokens)
+    found = pooling((states, tokens))
     for text in range(2):
         read = [
             layer[text, place] / layer[text, place].square().mean().sqrt()
