@@ -1,4 +1,4 @@
-"""Which texts go through the model together: every text once, within the budget, little padding."""
+"""Which texts go through the model together: each once, within the budget, little padding."""
 
 from __future__ import annotations
 
