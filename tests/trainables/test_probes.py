@@ -60,7 +60,8 @@ class TestBatchInvariance:
         embedder = make()
 
         class Broken(nn.Module):
-            def forward(self, states: list[Tensor], tokens: Any) -> Tensor:
+            def forward(self, read: tuple[list[Tensor], Any]) -> Tensor:
+                states, _ = read
                 return states[-1][:, column]
 
         embedder.pooling = Broken()  # type: ignore[assignment]
@@ -73,7 +74,8 @@ class TestBatchInvariance:
         embedder = make()
 
         class Broken(nn.Module):
-            def forward(self, states: list[Tensor], tokens: Any) -> Tensor:
+            def forward(self, read: tuple[list[Tensor], Any]) -> Tensor:
+                states, tokens = read
                 weights: Tensor = tokens.real * torch.arange(tokens.real.shape[1])
                 return (states[-1] * weights.unsqueeze(-1)).sum(1)
 
@@ -91,7 +93,8 @@ class TestBatchInvariance:
         embedder = make()
 
         class Broken(nn.Module):
-            def forward(self, states: list[Tensor], tokens: Any) -> Tensor:
+            def forward(self, read: tuple[list[Tensor], Any]) -> Tensor:
+                states, tokens = read
                 last = states[-1][torch.arange(len(tokens.real)), tokens.real.sum(1) - 1]
                 return last - last.mean(0)
 
