@@ -12,6 +12,7 @@ from trainables.config import BackboneConfig, ConfigError, EngineConfig, LoraCon
 from trainables.model.backbone import Backbone
 from trainables.model.decoder import checkpoint_activations, keep_layers
 from trainables.model.embedder import Embedder
+from trainables.model.last_layer import compute_where_read
 from trainables.model.pooling import Pooling
 from trainables.tokenizer import locate
 
@@ -79,6 +80,7 @@ def assemble(config: TrialConfig, decoder: PreTrainedModel) -> Embedder:
         backbone = Backbone(decoder, config.attention, read)
     backbone.varlen = config.engine.varlen
     add_lora(decoder, config.lora)
+    compute_where_read(backbone.decoder.layers[-1])
     checkpoint_activations(decoder, config.training.gradient_checkpointing)
     middle = set(read) != {shape.depth}
     return Embedder(backbone, Pooling(config.pooling, shape.width, len(read), middle=middle))

@@ -15,9 +15,21 @@ import torch
 
 from trainables.engine import MiniBatchHalvedError, TrainingError
 
+PRODUCT_CACHES = ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY")
+NUM_PRODUCTS = 64  # shapes that each of them keeps, some 0.5 MB for one; 1024 unless told
 _CPU = "can't allocate memory"  # torch raises a plain error where a CPU has none left
 
 _log = logging.getLogger(__name__)
+
+
+def bound_caches() -> None:
+    """Bound what torch's CPU products keep for each shape; call it before the process has any.
+
+    Packed rows have other shapes in each step; by default memory grows by some 100 MB a step until
+    each cache holds 1024. What a user has set stays.
+    """
+    for name in PRODUCT_CACHES:
+        os.environ.setdefault(name, str(NUM_PRODUCTS))
 
 
 class Memory:

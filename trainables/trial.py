@@ -16,6 +16,7 @@ from trainables.engine import TrainingError as TrainingError
 from trainables.events import Outcome as Outcome
 from trainables.events import Report as Report
 from trainables.events import Session as Session
+from trainables.memory import bound_caches
 from trainables.trainer import Trainer
 
 
@@ -33,6 +34,7 @@ def run(config: TrialConfig, session: Session) -> Iterator[Report | Outcome]:
             it; started again, they go on with half the tokens in a forward pass.
     """
     engine.quiet_deepspeed()
+    bound_caches()
     kernels.check_kernels(config.engine)
     num_told, outcome = 0, None
     while outcome is None:

@@ -76,7 +76,10 @@ def _step(side: str, setting: Setting, size: int | None) -> Callable[[Batch], fl
 
         return peer(setting, size)
     from tests.benchmarks.training_ours import Trainer
+    from trainables.memory import bound_caches
     from trainables.packing import num_mini_batches
+
+    bound_caches()  # as every trial does
 
     trainer = Trainer(setting, deepspeed=setting.device == "cpu")
     return trainer.step(None if size is None else partial(num_mini_batches, budget=size))

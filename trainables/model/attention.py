@@ -96,6 +96,7 @@ def _in_blocks(base: str) -> Callable[..., Any]:
         mask: Any,
         blocks: Sequence[Block] | None = None,
         varlen: bool = False,
+        read: Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
         if blocks is None:
@@ -104,7 +105,7 @@ def _in_blocks(base: str) -> Callable[..., Any]:
             return _at_once(blocks, query, key, value, kwargs["scaling"]), None
         sizes = [block.texts * block.tokens for block in blocks]
         parts = zip(blocks, *(x[0].split(sizes, dim=1) for x in (query, key, value)), strict=True)
-        read = []
+        outputs = []
         for block, *states in parts:  # [heads, texts x tokens, width]
             batch = (x.unflatten(1, (block.texts, block.tokens)).transpose(0, 1) for x in states)
             own = block.masks[module.layer_idx]
@@ -113,8 +114,8 @@ def _in_blocks(base: str) -> Callable[..., Any]:
             if block.kernel == "eager" and _is_plain(function) and not kwargs.get("dropout"):
                 function = _matrix_products
             output, _ = function(module, *batch, own, **options)
-            read.append(output.flatten(0, 1))  # [texts x tokens, heads, width]
-        return torch.cat(read).unsqueeze(0), None
+            outputs.append(output.flatten(0, 1))  # [texts x tokens, heads, width]
+        return torch.cat(outputs).unsqueeze(0), None
 
     return attention
 

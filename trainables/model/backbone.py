@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn import functional
 
-from . import attention, kv_heads
+from . import attention, kv_heads, last_layer
 from .attention import Block
 from .decoder import check_decoder, cut, own_windows
 from .kv_heads import UnsupportedDecoderError
@@ -24,6 +25,7 @@ LATENT_NOISE = 0.1  # of an embedding's own size, so that the latents differ fro
 SHORT = 256  # tokens up to which matrix products beat sdpa's fused kernel on a CPU, 3x in bf16
 SAMPLE = 1000  # tokens of the vocabulary whose embeddings the latents start among
 
+Reads = Callable[[Tokens], Bool[Tensor, "batch states"]]
 States = Float[Tensor, "batch states dim"]  # of all tokens, or of the latents
 
 
@@ -86,16 +88,19 @@ class Backbone(nn.Module):
         if self.num_latents:
             self.latents = nn.Parameter(_first_latents(decoder, self.num_latents))
 
-    def forward(self, batches: Sequence[Padded]) -> list[tuple[list[States], Tokens]]:
+    def forward(
+        self, batches: Sequence[Padded], reads: Reads | None = None
+    ) -> list[tuple[list[States], Tokens]]:
         """Return, for each batch, the states of the layers that are read and their tokens.
 
         Several batches are packed: they stand one behind the other in one row, so that all but
         the attention runs over their tokens at once, and none sees another. One batch is run as
-        transformers has it.
+        transformers has it. `reads` says which states of the last layer will be read; packed, the
+        others are not computed, and are no states then.
         """
         if len(batches) == 1:
             return [self._alone(batches[0])]
-        return self._packed(batches)
+        return self._packed(batches, reads)
 
     def states(
         self,
@@ -127,7 +132,9 @@ class Backbone(nn.Module):
             inputs["attention_mask"] = real[:, None, None, :].repeat(1, 1, ids.shape[1], 1)
         return self._run(inputs), tokens
 
-    def _packed(self, batches: Sequence[Padded]) -> list[tuple[list[States], Tokens]]:
+    def _packed(
+        self, batches: Sequence[Padded], reads: Reads | None
+    ) -> list[tuple[list[States], Tokens]]:
         if not self.decoder.config._attn_implementation.startswith(attention.PACKED):
             attention.take_blocks(self.decoder)
         texts = [Tokens.of(b.real, b.instruction).with_latents(self.num_latents) for b in batches]
@@ -143,13 +150,27 @@ class Backbone(nn.Module):
         # Each block has masks of its own; of one like this transformers makes no other.
         nothing = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=row["position_ids"].device)
         varlen = self.varlen and nothing.is_cuda
-        states = self._run(row | {"attention_mask": nothing, "blocks": blocks, "varlen": varlen})
+        row |= {"attention_mask": nothing, "blocks": blocks, "varlen": varlen}
+        row["read"] = reads and self._places(texts, reads)
+        states = self._run(row)
         sizes = [block.texts * block.tokens for block in blocks]
         layers = zip(*(layer[0].split(sizes) for layer in states), strict=True)
         return [
             self._read([part.unflatten(0, (block.texts, -1)) for part in own], tokens)
             for block, tokens, own in zip(blocks, texts, layers, strict=True)
         ]
+
+    def _places(self, texts: Sequence[Tokens], reads: Reads) -> Int[Tensor, " places"] | None:
+        """Return which states of a packed row are read behind the last layer; None if most are."""
+        masks = []
+        for tokens in texts:
+            mask = reads(tokens.last(self.num_latents))
+            mask = functional.pad(mask, (tokens.real.shape[1] - mask.shape[1], 0), value=False)
+            streams = [torch.zeros_like(mask)] if hasattr(self.mask, "first_stream") else []
+            masks += [part.flatten() for part in (*streams, mask)]
+        row = torch.cat(masks)
+        read = row.nonzero()[:, 0]
+        return read if len(read) < last_layer.SAVING * len(row) else None
 
     def _block(self, tokens: Tokens) -> Block:
         """Return a batch's place in a packed row, and what its tokens see.

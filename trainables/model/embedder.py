@@ -42,4 +42,5 @@ class Embedder(nn.Module):
 
         Packed texts are padded on the right; their embeddings are the same but for rounding.
         """
-        return functional.normalize(self.pooling(*self.backbone(batches)).float(), dim=-1)
+        read = self.backbone(batches, self.pooling.reads)
+        return functional.normalize(self.pooling(*read).float(), dim=-1)

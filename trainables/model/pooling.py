@@ -9,8 +9,9 @@ import importlib
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn import functional
 
 from .blocks import masked_mean, orthogonal, unit_rms
 from .tokens import Tokens
@@ -30,11 +31,16 @@ def pool_tokens(
     """
     if scope == "mean":
         return masked_mean(states, mask)
-    ranks = mask.cumsum(1) * mask
     if scope == "weighted_mean":
+        ranks = mask.cumsum(1) * mask
         weights = (ranks / ranks.sum(1, keepdim=True)).to(states.dtype)
         return torch.einsum("bt,btd->bd", weights, states)
-    return states[torch.arange(len(states), device=states.device), ranks.argmax(1)]
+    return states[torch.arange(len(states), device=states.device), _last(mask)]
+
+
+def _last(mask: Bool[Tensor, "batch tokens"]) -> Int[Tensor, " batch"]:
+    """Return the place of each text's last token that the mask leaves in."""
+    return (mask.cumsum(1) * mask).argmax(1)
 
 
 class Pooling(nn.Module):
@@ -72,10 +78,20 @@ class Pooling(nn.Module):
         """Return one vector per text of all batches, of each the layers' states and its tokens."""
         return torch.cat([self._vectors(states, tokens) for states, tokens in read])
 
+    def reads(self, tokens: Tokens) -> Bool[Tensor, "batch tokens"]:
+        """Return the tokens whose states are read; those of others may be anything."""
+        mask = self._scope(tokens)
+        if self.scope != "last_token":
+            return mask
+        return functional.one_hot(_last(mask), mask.shape[1]).bool()
+
+    def _scope(self, tokens: Tokens) -> Bool[Tensor, "batch tokens"]:
+        return tokens.real if self.include_instruction else tokens.real & ~tokens.instruction
+
     def _vectors(
         self, states: list[Float[Tensor, "batch tokens dim"]], tokens: Tokens
     ) -> Float[Tensor, "batch width"]:
-        mask = tokens.real if self.include_instruction else tokens.real & ~tokens.instruction
+        mask = self._scope(tokens)
         if self.normalise:
             states = [unit_rms(layer) for layer in states]
         if self.scope == "all_tokens":

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from tests.trainables.model.designs import DESIGNS, MASKS, Values
-from tests.trainables.model.making import FAMILIES, blocks, embedder, shaken, texts
+from tests.trainables.model.making import DEPTH, FAMILIES, blocks, embedder, shaken, texts
 from trainables.model import attention, backbone
 from trainables.model.embedder import Embedder
 from trainables.model.tokens import Padded
@@ -100,6 +101,27 @@ def test_texts_of_a_block_do_not_see_the_next(llama: Path) -> None:
     after = model.embed([batches[0], batches[1]._replace(ids=ids), batches[2]])
     moved = (after != before).any(dim=1)
     assert moved.tolist() == [False, False, True, False, False, False]
+
+
+def test_the_last_layer_is_computed_where_it_is_read(llama: Path) -> None:
+    """All but keys and values is left out for the other tokens."""
+    operations = {}
+    for scope in ("last_token", "mean"):
+        model = embedder(llama, {"pooling.token_scope": scope})
+        with FlopCounterMode(display=False) as counter:
+            model.embed(blocks())
+        counted = counter.get_flop_counts()
+        operations[scope] = {
+            name.rpartition(".")[2]: sum(flops.values())
+            for name, flops in counted.items()
+            if f".layers.{DEPTH - 1}." in name
+        }
+    read, every = (operations[scope] for scope in ("last_token", "mean"))
+    share = 6 / sum(block.ids.numel() for block in blocks())
+    for name in ("q_proj", "o_proj", "mlp"):
+        assert read[name] == pytest.approx(share * every[name])
+    for name in ("k_proj", "v_proj"):
+        assert read[name] == every[name]
 
 
 def test_short_texts_take_matrix_products(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
