@@ -28,10 +28,10 @@ class StudySearcher(Searcher):
         self._threads = threads
 
     def suggest(self, trial_id: str) -> Any:
-        """Return the next trial's configuration for Tune."""
+        """Return the next trial's configuration; one that is promoted is a new trial to Tune."""
         assignment = self._ledger.next_trial()
-        if assignment is None:
-            return Searcher.FINISHED
+        if assignment is None:  # a paused trial may yet be promoted while others run
+            return Searcher.FINISHED if self._ledger.is_done else None
         return {
             "number": assignment.number,
             "trial": as_dict(assignment.config),

@@ -2,97 +2,40 @@
 
 The ledger knows neither Ray nor models. It hands out trials, takes their reports and endings, and
 tells its observers (results table, MLflow, console). Trials that a dead driver left running are
-handed out first; they continue from their own checkpoints.
+handed out first, then paused ones that are promoted; both continue from their own checkpoints.
+What it decides is a function of the study alone, so a restarted search decides alike.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
-from trainables.config import TrialConfig
-from trainables.identity import digest, label
-from trainables.overlay import as_dict, from_dict
-
-Status = Literal["complete", "pruned", "failed"]
-PATIENCE = 5  # proposals of known designs in a row after which designs are drawn at random
-MAX_REPEATS = 200  # after so many the space counts as exhausted
-
-
-@dataclass(frozen=True, kw_only=True)
-class Proposal:
-    """A design to train, as a space or a plan gives it."""
-
-    config: TrialConfig
-    params: dict[str, Any]  # the dotted names that vary, for tables and figures
-    role: str  # search, control, finalist or untrained
+from cluster.asking import Asking
+from cluster.mirror import PAUSED, STOPPED, mirrored
+from cluster.pruners import Halving
+from cluster.trials import Assignment as Assignment
+from cluster.trials import Ending as Ending
+from cluster.trials import Observer as Observer
+from cluster.trials import Proposal as Proposal
+from cluster.trials import Status, mean_score
+from trainables.overlay import from_dict
 
 
-@dataclass(frozen=True, kw_only=True)
-class Assignment(Proposal):
-    """A trial that somebody is to run."""
+@dataclass(kw_only=True)
+class _Live:
+    """A trial that somebody runs."""
 
-    number: int
-    name: str
-    folder: Path
-
-    @property
-    def label(self) -> str:
-        """The design in words."""
-        return label(self.config)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ending:
-    """How a trial ended."""
-
-    status: Status
-    reason: str | None = None
-    outcome: dict[str, Any] | None = None  # fields of `trainables.trial.Outcome`
-    curve: tuple[dict[str, float], ...] = ()  # fields of `trainables.trial.Report`
-
-    @property
-    def score(self) -> float | None:
-        """The mean over categories of the mean over their tasks, or None without all scores."""
-        return mean_score(self.outcome) if self.outcome else None
-
-
-class Observer(Protocol):
-    """Who wants to know what happens to trials; all calls come from the driver's one thread."""
-
-    def started(self, trial: Assignment) -> None:
-        """A trial was handed out, for the first time or again."""
-        ...
-
-    def reported(self, trial: Assignment, report: dict[str, float]) -> None:
-        """A trial reached a reporting step for the first time."""
-        ...
-
-    def ended(self, trial: Assignment, ending: Ending) -> None:
-        """A trial will not be heard of again."""
-        ...
-
-
-def mean_score(outcome: dict[str, Any]) -> float | None:
-    """Return the mean over categories of their tasks' mean; None if a task has no score.
-
-    >>> mean_score({"scores": {"a": 0.25, "b": 0.5, "c": 0.875}, "failures": {},
-    ...             "categories": {"a": "STS", "b": "STS", "c": "Retrieval"}})
-    0.625
-    """
-    if outcome["failures"] or not outcome["scores"]:
-        return None
-    by_category: dict[str, list[float]] = {}
-    for task, score in outcome["scores"].items():
-        by_category.setdefault(outcome["categories"][task], []).append(score)
-    return fmean(fmean(scores) for scores in by_category.values())
+    assignment: Assignment
+    told: set[int]  # steps that the study knows
+    curve: dict[int, dict[str, float]] = field(default_factory=dict)
+    halt: str | None = None  # why it is to stop: paused or stopped
 
 
 class Ledger:
@@ -106,45 +49,97 @@ class Ledger:
         num_trials: int,
         folder: Path,
         observers: Sequence[Observer],
+        halving: Halving | None = None,
+        objectives: Sequence[str] = ("score",),
+        link: Callable[[str], Mapping[str, str]] | None = None,
     ) -> None:
-        """Open the ledger; trials that were left running are set aside to be continued."""
-        self._study = study
-        self._propose = propose
+        """Open the ledger; trials that were left running are set aside to be continued.
+
+        With `halving` weak trials are paused, else the study's pruner stops them. `objectives` are
+        the score and names of the outcome's cost; `link` says where a trial of a name is shown.
+        """
+        self._study, self._mirror = mirrored(study)
+        self._asking = Asking(self._study, self._mirror, propose)
         self.num_trials = num_trials
         self._folder = folder
         self._observers = list(observers)
-        self._known = {t.user_attrs["key"]: t.number for t in self._kept(self._trials())}
-        self._interrupted = [
-            t for t in self._trials() if t.state == TrialState.RUNNING and "config" in t.user_attrs
-        ]
-        for trial in self._trials():
-            if trial.state == TrialState.RUNNING and "config" not in trial.user_attrs:
-                self._drop_undecided(trial)
-            elif trial.state.is_finished():  # a kill may have come before its files were removed
-                self._drop_checkpoints(trial.number)
+        self._halving = halving
+        self._objectives = tuple(objectives)
+        self._link = link
+        self._num_kept = self.num_ended = 0
+        self._interrupted: list[int] = []
+        self._halted: list[int] = []  # stopped, but not yet told so
+        self._paused: dict[int, None] = {}
+        self._live: dict[int, _Live] = {}
+        for trial in self._mirror.trials():
+            self._take_up(trial)
         if study.user_attrs.get("exhausted"):
-            self.num_trials = len(self._known)
-        self._live: dict[int, tuple[Assignment, optuna.Trial]] = {}
-        self._curves: dict[int, dict[int, dict[str, float]]] = {}
-        self._told: dict[int, set[int]] = {}
+            self.num_trials = self._num_kept
+
+    def _take_up(self, trial: FrozenTrial) -> None:
+        """Take a trial of the study into the books."""
+        if trial.state == TrialState.WAITING:
+            return
+        user = trial.user_attrs
+        self._asking.note(trial)
+        if "config" not in user:
+            return
+        self._num_kept += 1
+        if self._halving:
+            self._halving.note(trial.number, trial.intermediate_values)
+        if trial.state.is_finished():
+            self.num_ended += 1
+            self._drop_checkpoints(trial.number)  # a kill may have come before
+        elif user.get(STOPPED):
+            self._halted.append(trial.number)
+        elif user.get(PAUSED):
+            self._paused[trial.number] = None
+        else:
+            self._interrupted.append(trial.number)
 
     @property
-    def num_ended(self) -> int:
-        """How many trials have ended, in whatever way."""
-        kept = self._kept(self._trials())
-        return sum(t.state.is_finished() for t in kept)
+    def is_done(self) -> bool:
+        """Whether no trial runs or will."""
+        waiting = self._interrupted or self._halted or self._paused or self._live
+        return not waiting and self._num_kept >= self.num_trials
 
     def add_observer(self, observer: Observer) -> None:
         """Tell `observer` too from now on."""
         self._observers.append(observer)
 
     def next_trial(self) -> Assignment | None:
-        """Return the next trial to run, or None when all have been handed out."""
-        trial = self._continued() or self._new()
-        if trial is None:
-            return None
+        """Return the next trial to run; None when there is none now, or, if `is_done`, at all.
+
+        First what was left running, then what is promoted, then a new design.
+        """
+        while self._halted:
+            self._end_halted(self._halted.pop(0), STOPPED)
+        number = self._continued()
+        if number is None:
+            number = self._promoted()
+        if number is None:
+            number = self._new()
+        if number is not None:
+            return self._hand_out(number)
+        while self._paused and not self._live:
+            self._end_halted(next(iter(self._paused)), PAUSED)
+        return None
+
+    def _hand_out(self, number: int) -> Assignment:
+        trial = self._mirror.get_trial(number)
+        assignment = self._assignment(trial)
+        assignment.folder.mkdir(parents=True, exist_ok=True)
+        self._live[number] = _Live(assignment=assignment, told=set(trial.intermediate_values))
+        for observer in self._observers:
+            observer.started(assignment)
+        for name, value in (self._link(assignment.name) if self._link else {}).items():
+            if trial.user_attrs.get(name) != value:
+                self._mirror.set_trial_user_attr(number, name, value)
+        return assignment
+
+    def _assignment(self, trial: FrozenTrial) -> Assignment:
         user = trial.user_attrs
-        assignment = Assignment(
+        return Assignment(
             config=from_dict(user["config"]),
             params=user["params"],
             role=user["role"],
@@ -152,26 +147,34 @@ class Ledger:
             name=f"{self._folder.name}-{trial.number:04d}",
             folder=self._folder_of(trial.number),
         )
-        assignment.folder.mkdir(parents=True, exist_ok=True)
-        self._live[trial.number] = (assignment, trial)
-        self._curves[trial.number] = {}
-        self._told[trial.number] = set(self._trials()[trial.number].intermediate_values)
-        for observer in self._observers:
-            observer.started(assignment)
-        return assignment
 
     def report(self, number: int, report: dict[str, float]) -> bool:
         """Record a report, a repeated one once; return whether to stop the trial."""
-        assignment, trial = self._live[number]
-        step = int(report["step"])
-        self._curves[number][step] = report
-        if step not in self._told[number]:
-            self._told[number].add(step)
-            trial.report(report["quick_score"], step)
+        live, step = self._live[number], int(report["step"])
+        live.curve[step] = report
+        if step not in live.told:
             for observer in self._observers:
-                observer.reported(assignment, report)
-        last = step >= assignment.config.training.steps
-        return assignment.role == "search" and not last and trial.should_prune()
+                observer.reported(live.assignment, report)
+            live.told.add(step)
+            with self._mirror.together():
+                self._mirror.set_trial_intermediate_value(number, step, report["quick_score"])
+                live.halt = self._halt(live.assignment, step, report["quick_score"])
+                if live.halt:
+                    curve = [live.curve[step] for step in sorted(live.curve)]
+                    self._mirror.set_trial_user_attr(number, live.halt, {"curve": curve})
+        return live.halt is not None
+
+    def _halt(self, trial: Assignment, step: int, value: float) -> str | None:
+        """Return whether a trial is to be paused or stopped."""
+        goes_on = not self._halving or self._halving.goes_on(trial.number, step, value)
+        if trial.role != "search" or step >= trial.config.training.steps:
+            return None
+        if self._halving:
+            return None if goes_on else PAUSED
+        if len(self._objectives) > 1:
+            return None
+        stops = self._study.pruner.prune(self._study, self._mirror.get_trial(trial.number))
+        return STOPPED if stops else None
 
     def complete(self, number: int, outcome: dict[str, Any]) -> None:
         """Record a finished trial; without all its scores it has failed."""
@@ -181,32 +184,60 @@ class Ledger:
         self._end(number, Ending(status=status, reason=reason, outcome=outcome))
 
     def stop(self, number: int) -> None:
-        """Record a trial that was stopped early."""
-        step = max(self._curves[number], default=0)
-        self._end(number, Ending(status="pruned", reason=f"stopped early at step {step}"))
+        """Record that a trial was stopped, as `report` told: it is paused, or ends."""
+        live = self._live[number]
+        if live.halt != PAUSED:
+            step = max(live.curve, default=0)
+            self._end(number, Ending(status="pruned", reason=f"stopped early at step {step}"))
+            return
+        del self._live[number]
+        self._paused[number] = None
+        for observer in self._observers:
+            observer.paused(live.assignment)
 
     def fail(self, number: int, reason: str) -> None:
-        """Record a trial that could not be finished."""
-        self._end(number, Ending(status="failed", reason=reason))
+        """Record a trial that could not be finished; one that was to stop has stopped."""
+        if self._live[number].halt:
+            self.stop(number)
+        else:
+            self._end(number, Ending(status="failed", reason=reason))
 
     def _end(self, number: int, ending: Ending) -> None:
-        assignment, trial = self._live.pop(number)
-        curve = self._curves.pop(number)
+        live = self._live.pop(number)
         ending = Ending(
             status=ending.status,
             reason=ending.reason,
             outcome=ending.outcome,
-            curve=tuple(curve[step] for step in sorted(curve)),
+            curve=tuple(live.curve[step] for step in sorted(live.curve)),
         )
+        self._tell(live.assignment, ending)
+
+    def _end_halted(self, number: int, halt: str) -> None:
+        """End a trial that is not running any more; its curve was kept when it was halted."""
+        self._paused.pop(number, None)
+        trial = self._mirror.get_trial(number)
+        curve = trial.user_attrs[halt]["curve"]
+        step = int(curve[-1]["step"])
+        verb = "paused" if halt == PAUSED else "stopped early"
+        ending = Ending(status="pruned", reason=f"{verb} at step {step}", curve=tuple(curve))
+        assignment = self._assignment(trial)
+        for observer in self._observers:
+            observer.started(assignment)
+        self._tell(assignment, ending)
+
+    def _tell(self, assignment: Assignment, ending: Ending) -> None:
+        number = assignment.number
         for observer in self._observers:  # before Optuna, so that a kill here repeats it
             observer.ended(assignment, ending)
-        if ending.reason:
-            trial.set_user_attr("reason", ending.reason)
-        states = {"pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
-        if ending.status == "complete":
-            self._study.tell(trial, ending.score)
-        else:
-            self._study.tell(trial, state=states[ending.status])
+        with self._mirror.together():
+            if ending.reason:
+                self._mirror.set_trial_user_attr(number, "reason", ending.reason)
+            if ending.status == "complete":
+                self._study.tell(number, ending.values(self._objectives))
+            else:
+                states = {"pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+                self._study.tell(number, state=states[ending.status])
+        self.num_ended += 1
         self._drop_checkpoints(number)
 
     def _folder_of(self, number: int) -> Path:
@@ -216,53 +247,24 @@ class Ledger:
         """Remove what a finished trial has no more use for."""
         shutil.rmtree(self._folder_of(number) / "checkpoints", ignore_errors=True)
 
-    def _drop_undecided(self, trial: optuna.trial.FrozenTrial) -> None:
-        """Fail a trial that was asked for but had no design yet; one that was queued is again."""
-        self._study.tell(trial.number, state=TrialState.FAIL)
-        queued = trial.system_attrs.get("fixed_params")
-        if queued is not None:
-            self._study.enqueue_trial(queued, user_attrs=trial.user_attrs)
+    def _continued(self) -> int | None:
+        return self._interrupted.pop(0) if self._interrupted else None
 
-    def _trials(self) -> list[optuna.trial.FrozenTrial]:
-        return self._study.get_trials(deepcopy=False)
+    def _promoted(self) -> int | None:
+        number = self._halving.promotable(self._paused) if self._halving else None
+        if number is not None:
+            del self._paused[number]
+            self._mirror.set_trial_user_attr(number, PAUSED, None)
+        return number
 
-    def _kept(self, trials: list[optuna.trial.FrozenTrial]) -> list[optuna.trial.FrozenTrial]:
-        return [t for t in trials if "config" in t.user_attrs]
-
-    def _continued(self) -> optuna.Trial | None:
-        if not self._interrupted:
+    def _new(self) -> int | None:
+        """Ask for a design that no trial has had."""
+        if self._num_kept >= self.num_trials:
             return None
-        return optuna.Trial(self._study, self._interrupted.pop(0)._trial_id)
-
-    def _new(self) -> optuna.Trial | None:
-        """Ask for a design that no trial has had: equal digest and seed are trained once."""
-        if len(self._known) >= self.num_trials:
-            return None
-        for attempt in range(MAX_REPEATS):
-            trial, proposal = self._ask(at_random=attempt >= PATIENCE)
-            key = f"{digest(proposal.config)}-{proposal.config.seed}"
-            if key in self._known:
-                trial.set_user_attr("repeats", self._known[key])
-                self._study.tell(trial, state=TrialState.FAIL)
-                continue
-            for name in ("params", "role"):
-                trial.set_user_attr(name, getattr(proposal, name))
-            trial.set_user_attr("key", key)
-            trial.set_user_attr("config", as_dict(proposal.config))
-            self._known[key] = trial.number
-            return trial
-        self._study.set_user_attr("exhausted", True)
-        self.num_trials = len(self._known)
-        return None
-
-    def _ask(self, *, at_random: bool) -> tuple[optuna.Trial, Proposal]:
-        """Let the study's sampler draw, or, where it only repeats itself, a random one."""
-        usual = self._study.sampler
-        if at_random:
-            seed = len(self._trials())  # differs from call to call, the same in a restored search
-            self._study.sampler = optuna.samplers.RandomSampler(seed=seed)
-        try:
-            trial = self._study.ask()
-            return trial, self._propose(trial)
-        finally:
-            self._study.sampler = usual
+        number = self._asking.new()
+        if number is None:
+            self._study.set_user_attr("exhausted", True)
+            self.num_trials = self._num_kept
+        else:
+            self._num_kept += 1
+        return number

@@ -41,6 +41,11 @@ class Console:
         self._live[trial.name] = (int(report["step"]), self._live[trial.name][1])
         self._status()
 
+    def paused(self, trial: Assignment) -> None:
+        """Count the trial among those that do not run."""
+        self._live.pop(trial.name, None)
+        self._status()
+
     def ended(self, trial: Assignment, ending: Ending) -> None:
         """Write the trial's line."""
         self._live.pop(trial.name, None)

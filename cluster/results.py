@@ -31,6 +31,9 @@ class ResultsTable:
     def reported(self, trial: Assignment, report: dict[str, float]) -> None:
         """Write nothing yet."""
 
+    def paused(self, trial: Assignment) -> None:
+        """Write nothing yet."""
+
     def ended(self, trial: Assignment, ending: Ending) -> None:
         """Write the trial's row, its items first; a kill leaves whole files only."""
         outcome = ending.outcome or {}

@@ -9,17 +9,15 @@ from typing import Any
 
 import optuna
 from filelock import FileLock, Timeout
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 
-from cluster import confirm, dispatch, preflight
+from cluster import confirm, dispatch, preflight, priors, samplers
 from cluster.ledger import Ledger, Observer, Proposal
 from cluster.progress import Console
 from cluster.results import ResultsTable, read_rows
 from cluster.settings import StudyConfig, to_plain, write_once
+from cluster.storage import open_storage
+from cluster.study import open_study, rules
 from cluster.tracking import Tracker
-from search_spaces.drawing import CONTROL
-from search_spaces.literature import CONTROL_PRESET
 from search_spaces.spaces import SPACES
 from trainables.config import (
     EMBEDDED_MODEL,
@@ -29,7 +27,6 @@ from trainables.config import (
     DataConfig,
     TrialConfig,
 )
-from trainables.overlay import overlay
 
 Log = Callable[[str], None]
 
@@ -46,12 +43,13 @@ def prepare(
     Raises:
         ConfigError: With every fault of the settings, those in `checks` included.
     """
-    from trainables import assets
+    from trainables import assets, designs
 
     quiet_libraries()
     if needs_embedded(trial):
         assets.prepare(log)
     config = preflight.configure(study, trial, checks)
+    priors.check_known(config.first, config.base, designs.shape(config.base.backbone))
     log(preflight.foresee(config.base))
     return config
 
@@ -84,6 +82,8 @@ def run_study(
         ConfigError: If the study's folder holds other settings, or another process works on it.
     """
     folder = outputs / config.name
+    given = config.warm_start
+    source = None if given is None else priors.open_source(given, outputs)
     write_once(config, folder)
     lock = FileLock(folder / "driver.lock")
     try:
@@ -93,10 +93,11 @@ def run_study(
             f"study: {config.name!r} is being run by another process; wait for it or end it"
         ) from error
     with lock:
-        tracker = Tracker(config.name, outputs, to_plain(config))
+        shown = to_plain(config) | {"first": len(config.first)}
+        tracker = Tracker(config.name, outputs, shown)
         with dispatch.ray_cluster(address):
             acts = _Acts(config, folder, tracker, at_once, log)
-            acts.search()
+            acts.search(source)
             confirmed = acts.confirm()
         write_report(folder, tracker, log)
         return confirmed
@@ -114,36 +115,22 @@ class _Acts:
         self._log = log
         self._workers = config.base.engine.num_workers
         self._at_once, self._threads = dispatch.slots(self._workers, at_once)
-        journal = JournalFileBackend(str(folder / "study.journal"))
-        self._storage = JournalStorage(journal)
+        self._storage = open_storage(config.storage, folder)
 
-    def search(self) -> None:
-        """Let Optuna propose designs of the space; the control comes first."""
+    def search(self, source: optuna.Study | None) -> None:
+        """Let Optuna propose designs of the space; the control and other known ones come first."""
         from trainables import designs
 
         config, base = self._config, self._config.base
         space, shape = SPACES[config.space], designs.shape(base.backbone)
-
-        def propose(trial: optuna.Trial) -> Proposal:
-            params = space(trial, base, shape)
-            if trial.user_attrs.get("control"):  # whatever the space leaves to the base
-                params = dict(CONTROL)
-            design = overlay(base, params)
-            role = "control" if confirm.is_control(design, base) else "search"
-            return Proposal(config=design, params=params, role=role)
-
-        study = optuna.create_study(
-            study_name=f"{config.name}-search",
-            storage=self._storage,
-            load_if_exists=True,
-            direction="maximize",
-            sampler=sampler(config.seed),
-            pruner=pruner(),
-        )
-        if not study.get_trials(deepcopy=False):
-            queued = CONTROL | {"preset": CONTROL_PRESET}
-            study.enqueue_trial(queued, user_attrs={"control": True})
-        self._run("search", study, propose, config.num_trials)
+        propose = priors.proposer(space, base, shape)
+        study = open_study(config, self._storage)
+        if config.sampler in samplers.NUMBERS_ONLY:
+            self._log(f"search: {config.sampler} models numbers only and draws choices at random")
+        if source is not None:
+            self._log(f"search: {priors.warm_start(study, source, propose)}")
+        priors.queue(study, (priors.CONTROL_KNOWN, *config.first), space, base, shape)
+        self._run("search", study, propose, config.num_trials, **rules(config))
 
     def confirm(self) -> bool:
         """Train the best designs and the control again, with fresh seeds, if there are any."""
@@ -167,14 +154,25 @@ class _Acts:
         return True
 
     def _run(
-        self, act: str, study: optuna.Study, propose: Callable[[optuna.Trial], Proposal], size: int
+        self,
+        act: str,
+        study: optuna.Study,
+        propose: Callable[[optuna.Trial], Proposal],
+        size: int,
+        **rules: Any,
     ) -> None:
         observers: list[Observer] = [
             ResultsTable(self._config.name, self._folder / "results"),
             self._tracker,
         ]
         ledger = Ledger(
-            study, propose, num_trials=size, folder=self._folder / act, observers=observers
+            study,
+            propose,
+            num_trials=size,
+            folder=self._folder / act,
+            observers=observers,
+            link=self._tracker.link,
+            **rules,
         )
         console = Console(size, ledger.num_ended)
         ledger.add_observer(console)
@@ -191,23 +189,6 @@ class _Acts:
         )
         if ledger.num_trials < size:
             self._log(f"{act}: the space has no more than {ledger.num_trials} designs")
-
-
-def sampler(seed: int) -> optuna.samplers.BaseSampler:
-    """Return the sampler: TPE that models parameters jointly and knows of running trials."""
-    return optuna.samplers.TPESampler(
-        seed=seed, multivariate=True, group=True, constant_liar=True, n_startup_trials=6
-    )
-
-
-def pruner() -> optuna.pruners.BasePruner:
-    """Return the pruner: a trial stops when a report is in the lowest quarter of finished trials'.
-
-    The first three to finish are never stopped. It is this lenient because the report is a quick
-    retrieval score: a design that disturbs the backbone, as bidirectional attention does, starts
-    low in it and catches up.
-    """
-    return optuna.pruners.PercentilePruner(75.0, n_startup_trials=3)
 
 
 def write_report(folder: Path, tracker: Tracker, log: Log) -> None:

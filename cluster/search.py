@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cluster import pruners, samplers
+from cluster.settings import OBJECTIVES
 from trainables.assets import AssetError
 from trainables.config import EMBEDDED_TASKS, ConfigError
 from trainables.deepspeed_overlay import canonical
@@ -32,6 +34,12 @@ EXAMPLES = """examples:
       eight workers for each trial, and DeepSpeed settings that no field makes
   python -m cluster.search --study mixed --train-data boolq=0.5 pairs.jsonl=2 mined.parquet
       a mix: four steps of seven draw from pairs.jsonl, two from mined.parquet, one from boolq
+  python -m cluster.search --study long --trials 200 --pruner halving --set training.steps=512
+      successive halving: weak trials wait at steps 8, 24, 72, 216 and go on if they come to lead
+  python -m cluster.search --study small --objectives score embedding_size flops_per_token
+      quality against the size of the vectors and the cost of encoding, without early stops
+  python -m cluster.search --study more --warm-start embedded --first nv_embed llm2vec mine.json
+      what the study embedded has learned, and known designs before any other
   python -m cluster.search --study embedded --address auto
       the same search on the Ray cluster that this machine belongs to
 """
@@ -40,6 +48,24 @@ TRAIN_DATA = (
     "each a JSONL or parquet file, a datasets folder, a hub id or boolq, with its weight among "
     "the steps (default: 1); or one .json file: a list of objects with name, weight, "
     "query_instruction, document_instruction (default: boolq)"
+)
+STARTUP = "designs that end before the sampler models what it has seen (default: 6)"
+FIRST_RUNG = "first step at which halving and hyperband compare (default: the first report)"
+OBJECTIVES_HELP = (
+    f"what is searched for, a front of compromises if there are several: {', '.join(OBJECTIVES)} "
+    "(default: score); all but the score are to be small"
+)
+FIRST = (
+    "designs to try after the control: JSON files, each an object of names and values as in the "
+    "report, or a list of them; or presets of the literature"
+)
+WARM_START = (
+    "an earlier study of ours whose finished trials the sampler is to know: its name in the "
+    "outputs folder, its folder, or URL#STUDY; they are not among the trials of this study"
+)
+STORAGE = (
+    "a database for the trials, as postgresql://host/name (default: a journal in the study's "
+    "folder); optuna-dashboard shows either"
 )
 
 
@@ -58,6 +84,15 @@ def parser() -> argparse.ArgumentParser:
     study.add_argument("--finalists", metavar="N", help="designs to confirm (default: 2)")
     study.add_argument("--seeds", metavar="N", help="fresh seeds of each (default: 3)")
     study.add_argument("--seed", metavar="N", help="of the proposals (default: 0)")
+    study.add_argument("--sampler", metavar="NAME", help=samplers.HELP)
+    study.add_argument("--startup", metavar="N", help=STARTUP)
+    study.add_argument("--pruner", metavar="NAME", help=pruners.HELP)
+    study.add_argument("--first-rung", metavar="STEPS", help=FIRST_RUNG)
+    study.add_argument("--eta", metavar="N", help="the factor between its rungs (default: 3)")
+    study.add_argument("--objectives", nargs="+", metavar="NAME", help=OBJECTIVES_HELP)
+    study.add_argument("--first", nargs="+", default=[], metavar="FILE.json|PRESET", help=FIRST)
+    study.add_argument("--warm-start", metavar="STUDY", help=WARM_START)
+    study.add_argument("--storage", metavar="URL", help=STORAGE)
     study.add_argument("--model", help="a folder or a hub id (default: the embedded one)")
     study.add_argument("--layers", metavar="N", help="first layers kept, or all (default: 6)")
     study.add_argument("--train-data", nargs="+", metavar="NAME[=WEIGHT]", help=TRAIN_DATA)
@@ -77,6 +112,7 @@ def parser() -> argparse.ArgumentParser:
 
 def settings(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the study's fields and the dotted trial settings that a command line gives."""
+    several = len(arguments.objectives or ()) > 1
     study = {
         "name": arguments.study,
         "space": arguments.space,
@@ -84,6 +120,15 @@ def settings(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, A
         "num_finalists": value(arguments.finalists),
         "num_seeds": value(arguments.seeds),
         "seed": value(arguments.seed),
+        "sampler": arguments.sampler,
+        "num_startup": value(arguments.startup),
+        "pruner": arguments.pruner or ("none" if several else None),
+        "first_rung": value(arguments.first_rung),
+        "factor": value(arguments.eta),
+        "objectives": arguments.objectives and tuple(arguments.objectives),
+        "first": tuple(known for given in arguments.first for known in known_designs(given)),
+        "warm_start": whole_path(arguments.warm_start),
+        "storage": arguments.storage,
     }
     trial = {
         "backbone.model": whole_path(arguments.model),
@@ -145,6 +190,21 @@ def mix(given: Sequence[str]) -> Any:
         if isinstance(each, dict) and isinstance(each.get("name"), str):
             each["name"] = whole_path(each["name"])
     return sets
+
+
+def known_designs(given: str) -> list[Any]:
+    """Return the designs of a JSON file, or the name of a preset; faults are found later.
+
+    >>> known_designs("nv_embed")
+    ['nv_embed']
+    """
+    if not given.endswith(".json"):
+        return [given]
+    try:
+        read = json.loads(Path(given).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return [f"{given}: {error}"]
+    return read if isinstance(read, list) else [read]
 
 
 def _data_set(text: str) -> dict[str, Any]:

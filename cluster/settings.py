@@ -5,15 +5,25 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cluster import priors, pruners, samplers, storage
 from search_spaces.spaces import SPACES
 from trainables.config import ConfigError, TrialConfig
-from trainables.faults import check, whole
+from trainables.faults import check, one_of, whole, whole_or_none
 from trainables.overlay import as_dict, flatten
 
+SCORE = "score"  # the one that is maximised
+OBJECTIVES = (
+    SCORE,
+    "embedding_size",
+    "flops_per_token",
+    "trainable_parameters",
+    "head_parameters",
+)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -27,6 +37,15 @@ class StudyConfig:
     num_finalists: int = 2  # designs trained again beside the control
     num_seeds: int = 3  # fresh seeds of each of them
     seed: int = 0  # of the proposals
+    objectives: tuple[str, ...] = (SCORE,)
+    sampler: str = "tpe"
+    num_startup: int = 6  # designs that end before the sampler models what it has seen
+    pruner: str = "percentile"
+    first_rung: int | None = None  # steps; the reporting interval by default
+    factor: int = 3  # eta: one of so many goes on from a rung
+    first: tuple[priors.Known, ...] = ()  # designs to try after the control
+    warm_start: str | None = None  # an earlier study
+    storage: str | None = None  # a database; the journal in the study's folder by default
     base: TrialConfig = field(default_factory=TrialConfig)
 
     def __post_init__(self) -> None:
@@ -43,14 +62,39 @@ class StudyConfig:
                 "num_finalists": whole(self.num_finalists, at_least=1),
                 "num_seeds": whole(self.num_seeds, at_least=1),
                 "seed": whole(self.seed, at_least=0),
+                "objectives": self._objectives_fault(),
+                "sampler": one_of(self.sampler, tuple(samplers.SAMPLERS))
+                or samplers.missing(self.sampler)
+                or self._one_objective_fault(samplers.ONE_OBJECTIVE, self.sampler, "another"),
+                "num_startup": whole(self.num_startup, at_least=1),
+                "pruner": one_of(self.pruner, pruners.NAMES)
+                or self._one_objective_fault(pruners.NAMES[:-1], self.pruner, "'none'"),
+                "first_rung": whole_or_none(self.first_rung, at_least=1),
+                "factor": whole(self.factor, at_least=2),
+                "storage": storage.fault(self.storage),
+                **{f"first.{i}": priors.fault(known) for i, known in enumerate(self.first)},
             }
         )
+
+    def _objectives_fault(self) -> str | None:
+        unknown = [name for name in self.objectives if name not in OBJECTIVES]
+        if unknown:
+            return one_of(unknown[0], OBJECTIVES)
+        if SCORE not in self.objectives or len(set(self.objectives)) < len(self.objectives):
+            return f"expected each once and {SCORE!r} among them, got {self.objectives!r}"
+        return None
+
+    def _one_objective_fault(self, which: Sequence[str], got: str, instead: str) -> str | None:
+        if len(self.objectives) == 1 or got not in which:
+            return None
+        return f"with several objectives expected {instead}, got {got!r}"
 
 
 def to_plain(config: StudyConfig) -> dict[str, Any]:
     """Return the study's settings as plain values."""
     values = {part.name: getattr(config, part.name) for part in dataclasses.fields(config)}
-    return values | {"base": as_dict(config.base)}
+    shown = {"base": as_dict(config.base), "storage": storage.hidden(config.storage)}
+    return json.loads(json.dumps(values | shown))  # type: ignore[no-any-return]
 
 
 def write_once(config: StudyConfig, folder: Path) -> None:
@@ -67,7 +111,6 @@ def write_once(config: StudyConfig, folder: Path) -> None:
         partial.replace(file)
         return
     kept, given = flatten(json.loads(file.read_text())), flatten(to_plain(config))
-    given = json.loads(json.dumps(given))
     faults = [
         f"{name}: study {config.name!r} has {kept.get(name)!r}, got {given.get(name)!r}"
         for name in sorted(kept.keys() | given.keys())

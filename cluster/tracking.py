@@ -72,6 +72,19 @@ class Tracker:
         metrics = [Metric(name, report[name], now, step) for name in names]
         self._client.log_batch(self._runs[trial.name], metrics)
 
+    def paused(self, trial: Assignment) -> None:
+        """Say that the trial waits."""
+        self._client.update_run(self._runs[trial.name], status="SCHEDULED")
+
+    def link(self, name: str) -> dict[str, str]:
+        """Return where a trial that was started is shown: its run, and a page if there is one."""
+        run = self._runs[name]
+        found = {"mlflow_run": run}
+        if self.uri.startswith("http"):
+            page = f"#/experiments/{self._experiment}/runs/{run}"
+            found["mlflow_url"] = f"{self.uri.rstrip('/')}/{page}"
+        return found
+
     def ended(self, trial: Assignment, ending: Ending) -> None:
         """Log scores, the row of values behind them and the reason, and close the run."""
         run, outcome, now = self._runs[trial.name], ending.outcome or {}, int(time.time() * 1000)

@@ -11,7 +11,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from cluster.ledger import Assignment, Ending, Ledger, Proposal
-from cluster.run import sampler
+from cluster.samplers import Reseeded
 from search_spaces.spaces import SPACES
 from trainables.config import TrialConfig
 from trainables.overlay import overlay
@@ -29,6 +29,9 @@ class Witness:
 
     def reported(self, trial: Assignment, report: dict[str, float]) -> None:
         self.events.append(("reported", trial.number, report["step"]))
+
+    def paused(self, trial: Assignment) -> None:
+        self.events.append(("paused", trial.number, None))
 
     def ended(self, trial: Assignment, ending: Ending) -> None:
         self.events.append(("ended", trial.number, ending))
@@ -168,18 +171,19 @@ def test_no_design_is_trained_twice_and_an_exhausted_space_ends_the_search(tmp_p
         ledger.complete(trial.number, outcome(a=0.1, c=0.1))
     assert len(designs) == len(set(designs)) == 4
     assert ledger.num_trials == ledger.num_ended == 4
-    repeats = [t for t in study.trials if "repeats" in t.user_attrs]
-    assert all(t.state == TrialState.FAIL for t in repeats)
+    assert len(study.trials) == 4
 
 
 @pytest.mark.filterwarnings("ignore:PartialFixedSampler is experimental")
 def test_a_sampler_that_only_repeats_itself_is_helped_out(tmp_path: Path) -> None:
-    ledger, study, _ = open_ledger(tmp_path)
+    study = open_study(tmp_path)
     same = {"attention.mask": "causal", "pooling.token_scope": "mean"}
     study.sampler = optuna.samplers.PartialFixedSampler(same, study.sampler)
-    designs = {tuple(take(ledger).params.values()) for _ in range(4)}
-    assert len(designs) == 4
-    assert isinstance(study.sampler, optuna.samplers.PartialFixedSampler)
+    ledger = Ledger(study, propose, num_trials=4, folder=tmp_path / "search", observers=[])
+    designs = [tuple(take(ledger).params.values()) for _ in range(4)]
+    assert designs[0] == ("causal", "mean")
+    assert len(set(designs)) == 4
+    assert len(study.trials) == 4  # what was drawn in vain leaves no trace
 
 
 def test_what_a_dead_driver_left_running_is_handed_out_first(tmp_path: Path) -> None:
@@ -212,24 +216,52 @@ def test_checkpoints_of_finished_trials_do_not_survive_a_kill(tmp_path: Path) ->
     assert [file.exists() for file in kept] == [False, True]
 
 
-def test_a_trial_asked_for_but_not_decided_is_dropped(tmp_path: Path) -> None:
-    _, study, _ = open_ledger(tmp_path)
-    orphan = study.ask()
+def test_a_new_trial_is_stored_whole_or_not_at_all(tmp_path: Path) -> None:
+    def broken(trial: optuna.Trial) -> Proposal:
+        propose(trial)
+        raise RuntimeError("the driver dies")
+
+    study, folder = open_study(tmp_path), tmp_path / "search"
+    with pytest.raises(RuntimeError):
+        Ledger(study, broken, num_trials=4, folder=folder, observers=[]).next_trial()
+    assert not study.trials
     ledger, reopened, _ = open_ledger(tmp_path)
-    assert reopened.trials[orphan.number].state == TrialState.FAIL
-    assert take(ledger).number != orphan.number
-    assert ledger.num_ended == 0
+    first = take(ledger)
+    assert first.number == 0
+    assert reopened.trials[0].user_attrs["params"] == reopened.trials[0].params == first.params
 
 
-def test_a_queued_trial_that_was_not_decided_is_queued_again(tmp_path: Path) -> None:
-    _, study, _ = open_ledger(tmp_path)
+def test_a_queued_trial_that_was_not_decided_still_waits(tmp_path: Path) -> None:
+    def broken(trial: optuna.Trial) -> Proposal:
+        propose(trial)
+        raise RuntimeError("the driver dies")
+
+    study, folder = open_study(tmp_path), tmp_path / "search"
     queued = {"attention.mask": "bidirectional", "pooling.token_scope": "mean"}
-    study.enqueue_trial(queued, user_attrs={"control": True})
-    study.ask()
+    study.enqueue_trial(queued, user_attrs={"mark": True})
+    with pytest.raises(RuntimeError):
+        Ledger(study, broken, num_trials=4, folder=folder, observers=[]).next_trial()
     ledger, reopened, _ = open_ledger(tmp_path)
     trial = take(ledger)
     assert trial.params == queued
-    assert reopened.trials[trial.number].user_attrs["control"]
+    stored = reopened.trials[trial.number]
+    assert (stored.state, stored.params, stored.user_attrs["mark"]) == (
+        TrialState.RUNNING,
+        queued,
+        True,
+    )
+
+
+def test_a_queued_design_that_is_known_fails_as_a_repeat(tmp_path: Path) -> None:
+    _, study, _ = open_ledger(tmp_path)
+    queued = {"attention.mask": "bidirectional", "pooling.token_scope": "mean"}
+    for _ in range(2):
+        study.enqueue_trial(queued)
+    ledger, reopened, _ = open_ledger(tmp_path)
+    assert take(ledger).params == queued
+    assert take(ledger).params != queued
+    assert reopened.trials[1].state == TrialState.FAIL
+    assert reopened.trials[1].user_attrs["repeats"] == 0
 
 
 def test_an_exhausted_space_is_remembered(tmp_path: Path) -> None:
@@ -251,7 +283,7 @@ def test_the_usual_sampler_fills_a_search_over_the_joint_space(tmp_path: Path) -
         params = SPACES["joint"](trial, base, shape)
         return Proposal(config=overlay(base, params), params=params, role="search")
 
-    study = optuna.create_study(direction="maximize", sampler=sampler(0))
+    study = optuna.create_study(direction="maximize", sampler=Reseeded("tpe", 0, startup=6))
     ledger = Ledger(study, joint, num_trials=40, folder=tmp_path, observers=[])
     designs = set()
     while (trial := ledger.next_trial()) is not None:
@@ -259,3 +291,42 @@ def test_the_usual_sampler_fills_a_search_over_the_joint_space(tmp_path: Path) -
         score = 0.9 if trial.params["pooling.head"] == "none" else 0.1  # where designs are few
         ledger.complete(trial.number, outcome(a=score, c=score))
     assert len(designs) == 40
+
+
+def test_several_objectives_are_told_and_nothing_is_stopped(tmp_path: Path) -> None:
+    study = optuna.create_study(
+        storage=JournalStorage(JournalFileBackend(str(tmp_path / "study.journal"))),
+        directions=["maximize", "minimize"],
+        sampler=Reseeded("nsga2", 0, startup=2),
+    )
+    ledger = Ledger(
+        study,
+        propose,
+        num_trials=2,
+        folder=tmp_path / "search",
+        observers=[],
+        objectives=("score", "embedding_size"),
+    )
+    first, second = take(ledger), take(ledger)
+    assert not ledger.report(second.number, report(2, -1.0))
+    for trial, score, size in ((first, 0.5, 64), (second, 0.4, 32)):
+        found = outcome(a=score) | {"cost": {"embedding_size": size, "head_parameters": 0}}
+        ledger.complete(trial.number, found)
+    assert [trial.values for trial in study.trials] == [[0.5, 64], [0.4, 32]]
+    assert {trial.number for trial in study.best_trials} == {0, 1}
+    assert study.trials[1].intermediate_values == {2: -1.0}
+
+
+def test_a_trial_knows_where_it_is_shown(tmp_path: Path) -> None:
+    study = open_study(tmp_path)
+    links = {"mlflow_run": "run-of-search-0000"}
+    ledger = Ledger(
+        study,
+        propose,
+        num_trials=1,
+        folder=tmp_path / "search",
+        observers=[],
+        link=lambda name: {"mlflow_run": f"run-of-{name}"},
+    )
+    take(ledger)
+    assert study.trials[0].user_attrs.items() >= links.items()

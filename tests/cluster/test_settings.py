@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.settings import StudyConfig, write_once
+from cluster.settings import StudyConfig, to_plain, write_once
 from trainables.config import ConfigError
 
 
@@ -31,3 +31,50 @@ def test_a_study_keeps_its_settings(tmp_path: Path) -> None:
         "num_trials: study 's' has 10, got 13",
         "study: a study keeps its settings; use them, or give a new --study name",
     ]
+
+
+def test_every_setting_of_the_engine_is_checked() -> None:
+    with pytest.raises(ConfigError) as raised:
+        StudyConfig(
+            sampler="tpee",
+            pruner="percentil",
+            num_startup=0,
+            first_rung=0,
+            factor=1,
+            objectives=("score", "sizes"),
+            first=("nv_embed", 3),  # type: ignore[arg-type]
+            storage="outputs",
+        )
+    lines = str(raised.value).splitlines()
+    assert [line.partition(": ")[0] for line in lines] == [
+        "objectives",
+        "sampler",
+        "num_startup",
+        "pruner",
+        "first_rung",
+        "factor",
+        "storage",
+        "first.1",
+    ]
+    assert "(did you mean 'tpe'?)" in lines[1]
+    assert "(did you mean 'percentile'?)" in lines[3]
+
+
+@pytest.mark.parametrize("objectives", [(), ("embedding_size",), ("score", "score")])
+def test_the_score_is_an_objective_and_each_is_once(objectives: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError, match="objectives: expected each once and 'score' among"):
+        StudyConfig(objectives=objectives, pruner="none")
+
+
+def test_several_objectives_are_not_pruned() -> None:
+    objectives = ("score", "embedding_size")
+    StudyConfig(objectives=objectives, pruner="none")
+    with pytest.raises(ConfigError) as raised:
+        StudyConfig(objectives=objectives)
+    expected = "pruner: with several objectives expected 'none', got 'percentile'"
+    assert str(raised.value) == expected
+
+
+def test_a_database_is_kept_without_its_password() -> None:
+    config = StudyConfig(storage="postgresql://ada:secret@host/s")
+    assert to_plain(config)["storage"] == "postgresql://ada:***@host/s"

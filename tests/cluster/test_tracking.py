@@ -99,6 +99,18 @@ def test_a_resumed_search_continues_its_runs(tmp_path: Path) -> None:
     assert not [name for name in child.data.metrics if "." in name or name == "mean_score"]
 
 
+def test_a_paused_trial_waits_and_its_run_is_linked(tmp_path: Path) -> None:
+    trial, tracker = assignment(tmp_path), Tracker("s", tmp_path, {})
+    tracker.started(trial)
+    tracker.paused(trial)
+    client = MlflowClient(tracker.uri)
+    run = client.get_run(tracker.link(trial.name)["mlflow_run"])
+    assert (run.data.tags["trial"], run.info.status) == (trial.name, "SCHEDULED")
+    assert "mlflow_url" not in tracker.link(trial.name)  # a file has no page
+    tracker.started(trial)
+    assert client.get_run(run.info.run_id).info.status == "RUNNING"
+
+
 def test_the_environment_names_another_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,40 @@
+"""The Optuna study of a search, and the rules of its ledger, as the settings have them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage
+
+from cluster.pruners import Halving, make_pruner, rungs
+from cluster.samplers import Reseeded
+from cluster.settings import SCORE, StudyConfig
+
+
+def open_study(config: StudyConfig, storage: BaseStorage) -> optuna.Study:
+    """Return the search's study, with its sampler and its pruner."""
+    training = config.base.training
+    return optuna.create_study(
+        study_name=f"{config.name}-search",
+        storage=storage,
+        load_if_exists=True,
+        directions=["maximize" if name == SCORE else "minimize" for name in config.objectives],
+        sampler=Reseeded(config.sampler, config.seed, startup=config.num_startup),
+        pruner=make_pruner(
+            config.pruner,
+            first=config.first_rung or training.report_every,
+            factor=config.factor,
+            steps=training.steps,
+        ),
+    )
+
+
+def rules(config: StudyConfig) -> dict[str, Any]:
+    """Return what a ledger of the search takes beside the study: `halving` and `objectives`."""
+    training, halving = config.base.training, None
+    if config.pruner == "halving":
+        first = config.first_rung or training.report_every
+        steps = rungs(first, config.factor, training.steps, training.report_every)
+        halving = Halving(steps, config.factor)
+    return {"halving": halving, "objectives": config.objectives}

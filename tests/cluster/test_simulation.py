@@ -1,0 +1,132 @@
+"""The engine in virtual time: against Optuna's own rule, and killed at every write."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.storages.journal import BaseJournalBackend
+
+from cluster.settings import StudyConfig
+from cluster.simulate import EMBEDDED, open_ledger, quiet
+from cluster.simulation import Event, Simulation
+from cluster.storage import Journal
+from cluster.study import open_study
+from cluster.workloads import Formula, uniform
+from search_spaces.spaces import SPACES
+from trainables.config import TrialConfig
+from trainables.overlay import flatten, overlay
+
+BASE = overlay(TrialConfig(), {"training.steps": 4, "training.report_every": 1})
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        quiet()
+        yield
+
+
+class Killed(BaseException):
+    """The driver's process ends here."""
+
+
+class Memory(BaseJournalBackend):
+    """A journal in memory; a process can be killed when it is about to write."""
+
+    def __init__(self) -> None:
+        self.logs: list[dict[str, Any]] = []
+        self.writes = 0
+        self.kill_at: int | None = None
+
+    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
+        yield from self.logs[log_number_from:]
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        self.writes += 1
+        if self.kill_at == self.writes:
+            raise Killed
+        self.logs += logs
+
+
+class Rough(Formula):
+    """A formula of which some trials fail and some are lost."""
+
+    def events(self, config: dict[str, Any]) -> list[Event]:
+        events = list(super().events(config))
+        luck = uniform(self.score(flatten(config)))
+        if luck < 0.2:
+            events[:] = [Event(1.0, "Failure", "TrainingError: loss")]
+        elif luck < 0.4:
+            events[1:] = [Event(1.0, "Lost", None)]
+        return events
+
+
+@pytest.fixture(scope="module")
+def workload() -> Rough:
+    return Rough(SPACES["attention"], BASE, EMBEDDED)
+
+
+def setting(**changes: Any) -> StudyConfig:
+    usual = StudyConfig(name="s", space="attention", base=BASE, num_trials=12, num_startup=3)
+    return dataclasses.replace(usual, factor=2, **changes)
+
+
+def decisions(storage: Journal, config: StudyConfig) -> list[Any]:
+    """Return all that a search has decided, as the storage has it."""
+    trials = open_study(config, storage).get_trials(deepcopy=False)
+    assert not [t for t in trials if not t.state.is_finished()]
+    return [
+        (t.number, t.state.name, t.params, t.values, t.intermediate_values, _told(t.user_attrs))
+        for t in trials
+    ]
+
+
+def _told(attributes: dict[str, Any]) -> dict[str, Any]:
+    return {name: attributes.get(name) for name in ("key", "role", "reason", "repeats", "paused")}
+
+
+def search(
+    backend: Memory, config: StudyConfig, workload: Formula, num_workers: int, folder: Path
+) -> Simulation:
+    """Run a search, however often its driver is killed."""
+    world = Simulation(workload, num_workers)
+    while True:
+        try:
+            world.run(open_ledger(config, Journal(backend), folder, EMBEDDED))
+        except Killed:
+            backend.kill_at = None
+            continue
+        return world
+
+
+@pytest.mark.parametrize(
+    ("sampler", "pruner", "num_workers"),
+    [
+        ("tpe", "halving", 1),
+        ("tpe", "halving", 3),
+        ("nsga2", "halving", 3),
+        ("tpe", "hyperband", 3),
+        ("random", "percentile", 3),
+        ("qmc", "median", 2),
+    ],
+)
+def test_a_search_killed_at_any_write_ends_as_if_it_had_not_been(
+    sampler: str, pruner: str, num_workers: int, workload: Rough, tmp_path: Path
+) -> None:
+    config = setting(sampler=sampler, pruner=pruner)
+    whole = Memory()
+    undisturbed = search(whole, config, workload, num_workers, tmp_path / "whole")
+    num_writes, expected = whole.writes, decisions(Journal(whole), config)
+    assert {state for _, state, *_ in expected} >= {"COMPLETE", "PRUNED", "FAIL"}
+    for kill_at in range(1, num_writes + 1):
+        backend = Memory()
+        backend.kill_at = kill_at
+        world = search(backend, config, workload, num_workers, tmp_path / str(kill_at))
+        assert backend.kill_at is None
+        assert decisions(Journal(backend), config) == expected, kill_at
+        assert (world.seconds, world.steps) == (undisturbed.seconds, undisturbed.steps)
