@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cluster.slots import ClusterLostError
 from trainables.assets import AssetError
 from trainables.config import EMBEDDED_TASKS, ConfigError
 from trainables.deepspeed_overlay import canonical
@@ -187,6 +188,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ConfigError, AssetError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
+    except ClusterLostError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
     except KeyboardInterrupt:
         sys.stderr.write("\nInterrupted. The same command continues where this left off.\n")
         return 130

@@ -31,6 +31,7 @@ from trainables.build import assemble
 from trainables.config import InstructionConfig, TrialConfig
 from trainables.cost import Cost, count_cost
 from trainables.events import Outcome, Report, Session
+from trainables.heartbeat import beat
 from trainables.identity import probe_keys, training_seed
 from trainables.memory import Memory, is_out_of_memory
 from trainables.model.embedder import Embedder
@@ -118,6 +119,7 @@ class Trainer:
         yield from (Report(**report) for report in self.progress.reports)
         training = self.config.training
         while self.progress.step < training.steps:
+            beat(self.session.folder)
             started = time.perf_counter()
             self.progress.losses.append(self._train_step(self.progress.step))
             self.progress.step += 1
@@ -213,6 +215,7 @@ class Trainer:
         instruction: str = getattr(written, prompt_type or "other")
         parts = []
         for start in range(0, len(texts), settings.batch_size):
+            beat(self.session.folder)
             batch = texts[start : start + settings.batch_size]
             rows = self.tokenizer.rows(batch, limit, instruction)
             packed = packing.pack(rows, 1, self.tokenizer.padding).to(self.engine.device)
