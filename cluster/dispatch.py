@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from signal import SIGALRM, SIGINT
+from typing import Any
 
 from cluster.ledger import Ledger
+from cluster.slots import ClusterLostError, Slots, alive, fit
 from trainables.config import ConfigError
 
 QUIET = {
@@ -27,9 +30,11 @@ WORKER_ENVIRONMENT = {
     "TRANSFORMERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait take a busy machine's cores
 }
-TUNE_ACTOR_CPU = 0.01
+LOOK_S = 2.0  # between two looks at the nodes
 RETRIES = 2  # of a trial whose process died; it continues from its checkpoint
+HANG_TIMEOUT_S = 3600.0  # without a step or a scored batch; then a worker counts as dead
 
 
 @contextmanager
@@ -46,6 +51,8 @@ def ray_cluster(address: str | None) -> Iterator[None]:
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", module="ray")
     local = address is None
+    if local:  # nobody will start its head again: do not wait a minute for that
+        os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "10")
     try:
         ray.init(
             address="local" if local else address,
@@ -87,83 +94,71 @@ def insistent_interrupt() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def slots(num_workers: int, limit: int | None) -> tuple[int, int]:
-    """Return how many trials the cluster runs at once and the CPU threads of each worker.
+def slots(num_workers: int, limit: int | None, gpus_per_worker: float | None = None) -> Slots:
+    """Return how a study's trials are placed on the cluster as it is now.
 
     Raises:
-        ConfigError: If the cluster cannot place a single trial.
+        ConfigError: If the cluster cannot place a single trial, or share its GPUs so.
     """
-    import ray
-
-    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    nodes = [(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in alive]
-    return fit(nodes, num_workers, limit)
-
-
-def fit(nodes: Sequence[tuple[int, int]], num_workers: int, limit: int | None) -> tuple[int, int]:
-    """Return how many trials fit on nodes of (CPUs, GPUs) and the threads of each worker.
-
-    A worker stays on one node and has a GPU to itself where there are any.
-
-    >>> fit([(2, 0)], 1, None), fit([(8, 0), (8, 0)], 1, 1), fit([(16, 4), (8, 0)], 2, None)
-    ((2, 1), (1, 8), (2, 4))
-
-    Raises:
-        ConfigError: If not one trial fits.
-    """
-    gpus = [(cpu, gpu) for cpu, gpu in nodes if gpu]
-    places = sum(gpu for _, gpu in gpus) if gpus else sum(cpu for cpu, _ in nodes)
-    fitting = places // num_workers
-    if not fitting:
-        unit = "GPUs" if gpus else "CPUs"
-        raise ConfigError(
-            f"engine.num_workers: expected at most {places}, the cluster's {unit}, "
-            f"got {num_workers}"
-        )
-    at_once = min(fitting, limit) if limit else fitting
-    if gpus:
-        return at_once, max(1, min(cpu // gpu for cpu, gpu in gpus))
-    threads = max(cpu for cpu, _ in nodes)
-    while sum(cpu // threads for cpu, _ in nodes) < at_once * num_workers:
-        threads -= 1
-    return at_once, threads
-
-
-def bundles(num_workers: int, threads: int, *, gpu: bool) -> list[dict[str, float]]:
-    """Return the resources of a trial: its Tune actor, then each worker.
-
-    The actor only waits; its share comes out of the workers', or the last trial would not fit.
-
-    >>> bundles(1, 2, gpu=False)
-    [{'CPU': 0.01}, {'CPU': 1.99}]
-    """
-    worker: dict[str, float] = {"CPU": threads - TUNE_ACTOR_CPU / num_workers}
-    return [{"CPU": TUNE_ACTOR_CPU}] + [worker | ({"GPU": 1} if gpu else {})] * num_workers
+    return fit(alive(), num_workers, limit, gpus_per_worker)
 
 
 def run_trials(
-    ledger: Ledger, *, num_workers: int, at_once: int, threads: int, folder: Path
+    ledger: Ledger,
+    *,
+    slots: Slots,
+    folder: Path,
+    trainable: type | None = None,
+    hang_timeout_s: float = HANG_TIMEOUT_S,
 ) -> None:
-    """Run trials of the ledger until it has no more; Ray's own files go to `folder`."""
+    """Run trials of the ledger until it has no more; Ray's own files go to `folder`.
+
+    Nodes that come are used, trials of nodes that go continue on others. `trainable` is
+    `ray_trainable.TrialGroup` or of its kind.
+
+    Raises:
+        ClusterLostError: If the Ray node of this process dies.
+    """
     import ray
     from ray import tune
+    from ray.tune.search import ConcurrencyLimiter
 
     from cluster.adapters import LostTrials, StudyScheduler, StudySearcher
     from trainables.ray_trainable import TrialGroup
 
-    trainable = tune.with_resources(
-        TrialGroup,
-        tune.PlacementGroupFactory(
-            bundles(num_workers, threads, gpu=bool(ray.cluster_resources().get("GPU")))
-        ),
-    )
+    class Limiter(ConcurrencyLimiter):
+        """Asks for as many trials at once as the cluster has room for at the time."""
+
+        def suggest(self, trial_id: str) -> Any:
+            self.max_concurrent = slots.at_once()
+            suggestion = super().suggest(trial_id)
+            if isinstance(suggestion, dict):
+                suggestion["hang_timeout_s"] = hang_timeout_s
+            return suggestion
+
+    own_node = ray.get_runtime_context().get_node_id()
+
+    class OwnNode(tune.Callback):
+        """Ends the search if this process has no node any more; Tune would wait for ever."""
+
+        looked = 0.0
+
+        def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+            if time.monotonic() < self.looked + LOOK_S:
+                return
+            self.looked = time.monotonic()
+            if own_node not in {node["NodeID"] for node in ray.nodes() if node["Alive"]}:
+                raise ClusterLostError(
+                    "the Ray node that the search was started on is gone; the same command "
+                    "continues where this left off, once there is a cluster again"
+                )
+
     tuner = tune.Tuner(
-        trainable,
+        tune.with_resources(trainable or TrialGroup, tune.PlacementGroupFactory(slots.bundles())),
         tune_config=tune.TuneConfig(
-            search_alg=StudySearcher(ledger, threads),
+            search_alg=Limiter(StudySearcher(ledger, slots.threads), max_concurrent=1),
             scheduler=StudyScheduler(ledger),
             num_samples=-1,
-            max_concurrent_trials=at_once,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
@@ -171,8 +166,9 @@ def run_trials(
             name="tune",
             storage_path=str(folder.resolve()),
             verbose=0,
-            callbacks=[LostTrials(ledger)],
+            callbacks=[LostTrials(ledger), OwnNode()],
             failure_config=tune.FailureConfig(max_failures=RETRIES),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials keep theirs
         ),
     )
     with insistent_interrupt():

@@ -113,8 +113,7 @@ class _Acts:
         self._folder = folder
         self._tracker = tracker
         self._log = log
-        self._workers = config.base.engine.num_workers
-        self._at_once, self._threads = dispatch.slots(self._workers, at_once)
+        self._slots = dispatch.slots(config.base.engine.num_workers, at_once)
         self._storage = open_storage(config.storage, folder)
 
     def search(self, source: optuna.Study | None) -> None:
@@ -179,14 +178,10 @@ class _Acts:
         if ledger.num_ended >= ledger.num_trials:
             self._log(f"{act}: all {ledger.num_trials} trials are done")
             return
-        self._log(f"{act}: {size} trials, {ledger.num_ended} done, {self._at_once} at once")
-        dispatch.run_trials(
-            ledger,
-            num_workers=self._workers,
-            at_once=self._at_once,
-            threads=self._threads,
-            folder=self._folder / "ray" / act,
+        self._log(
+            f"{act}: {size} trials, {ledger.num_ended} done, {self._slots.at_once()} at once"
         )
+        dispatch.run_trials(ledger, slots=self._slots, folder=self._folder / "ray" / act)
         if ledger.num_trials < size:
             self._log(f"{act}: the space has no more than {ledger.num_trials} designs")
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from cluster import pruners, samplers
 from cluster.settings import OBJECTIVES
+from cluster.slots import ClusterLostError
 from trainables.assets import AssetError
 from trainables.config import EMBEDDED_TASKS, ConfigError
 from trainables.deepspeed_overlay import canonical
@@ -247,6 +248,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ConfigError, AssetError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
+    except ClusterLostError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
     except KeyboardInterrupt:
         sys.stderr.write("\nInterrupted. The same command continues where this left off.\n")
         return 130

@@ -38,6 +38,7 @@ from trainables import checkpoint, engine, probes
 from trainables.build import DTYPES, assemble
 from trainables.config import ConfigError, TrainingConfig, TrialConfig
 from trainables.data import TrainingData, permuted
+from trainables.heartbeat import beat
 from trainables.model.backbone import Backbone
 from trainables.model.decoder import keep_layers
 from trainables.model.tokens import Padded
@@ -208,12 +209,13 @@ class _Warmup:
         self.progress = _Progress()
 
     def train(self, checkpoints: Path) -> None:
-        """Take the steps that are left after those of a checkpoint."""
+        """Take the steps that are left after those of a checkpoint in the trial's folder."""
         saved = checkpoint.load(self.engine, checkpoints)
         progress = self.progress = _Progress(**(saved or {}))
         while progress.step < self.config.adaptation.steps:
             if progress.step and progress.step % self.config.training.report_every == 0:
                 checkpoint.save(self.engine, checkpoints, progress.step, asdict(progress))
+            beat(checkpoints.parent)
             started = time.perf_counter()
             progress.last_loss = self._step(progress.step)
             if progress.step == 0:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from trainables.warm import Warm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,6 +14,7 @@ class Session:
 
     rank: int
     folder: Path
+    warm: Warm = field(default_factory=Warm)  # what the worker keeps from its trials
 
 
 @dataclass(frozen=True, kw_only=True)

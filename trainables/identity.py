@@ -47,13 +47,30 @@ def digest(config: TrialConfig) -> str:
 
 def design_digest(config: TrialConfig) -> str:
     """Return the identity of what is trained: all that makes an embedding, but no training."""
-    return _hash({name: v for name, v in _canonical(config).items() if name.startswith(DESIGN)})
+    return _part(_canonical(config), DESIGN)
+
+
+def probe_keys(config: TrialConfig) -> dict[str, str]:
+    """Return for each of `probes.PROBES` the identity of all that it depends on.
+
+    What a state sees is the backbone's doing alone; the other probes take the whole model.
+    """
+    values, engine = _canonical(config), ("engine.", "lora.", "training.gradient_checkpointing")
+    seen = _part(values, ("backbone.", "attention.", "pooling.layers", "engine."))
+    whole = _part(values, (*DESIGN, *engine))
+    others = ("batch_invariance", "gradients", "checkpointing")
+    return {"reach": f"reach-{seen}"} | {name: f"{name}-{whole}" for name in others}
 
 
 def training_seed(config: TrialConfig) -> int:
     """Return the seed of a trial's own randomness, from its digest and its seed."""
     text = f"{digest(config)}-{config.seed}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) >> 1
+
+
+def _part(values: Mapping[str, Any], names: tuple[str, ...]) -> str:
+    """Return the identity of the values whose names start so."""
+    return _hash({name: value for name, value in values.items() if name.startswith(names)})
 
 
 def _canonical(config: TrialConfig) -> dict[str, Any]:

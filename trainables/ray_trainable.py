@@ -7,6 +7,7 @@ in this group or another, continues from the checkpoint there.
 
 from __future__ import annotations
 
+import gc
 import json
 import socket
 import time
@@ -20,13 +21,15 @@ from ray import tune
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from trainables.heartbeat import last_beat
 from trainables.overlay import from_dict
 
 if TYPE_CHECKING:
     from trainables.trial import Outcome, Report
 
 HALVED = "MiniBatchHalvedError"  # of `trainables.engine`, which takes seconds to import
-HANG_TIMEOUT_S = 6 * 3600.0  # for one report or a whole evaluation; then the group is made anew
+POLL_S = 5.0  # how often a group that waits looks at the heartbeat
+GRACE_S = 10.0  # for the death of one worker to show after another's error, which it may explain
 
 
 class WorkerHungError(RuntimeError):
@@ -41,8 +44,10 @@ class TrialWorker:
         import torch
 
         from trainables import engine, trial
+        from trainables.warm import Warm
 
         torch.set_num_threads(num_threads)
+        self._warm = Warm()
         self._trial = trial
         self._engine = engine
         self._rank = rank
@@ -55,6 +60,10 @@ class TrialWorker:
             probe.bind(("", 0))
             return f"{ray.util.get_node_ip_address()}:{probe.getsockname()[1]}"
 
+    def is_alive(self) -> bool:
+        """Return true; a worker that died cannot."""
+        return True
+
     def join(self, address: str) -> None:
         """Join the group's process group; the workers of a group do this together."""
         self._engine.join_process_group(self._rank, self._world_size, address)
@@ -62,7 +71,7 @@ class TrialWorker:
     def start(self, config: dict[str, Any], folder: str) -> None:
         """Put down the last trial and take up a new one."""
         self.stop()
-        session = self._trial.Session(rank=self._rank, folder=Path(folder))
+        session = self._trial.Session(rank=self._rank, folder=Path(folder), warm=self._warm)
         self._events = self._trial.run(from_dict(config), session)
 
     def advance(self) -> tuple[str, dict[str, Any]]:
@@ -76,15 +85,20 @@ class TrialWorker:
         if close is not None:
             close()
         self._events = iter(())
+        gc.freeze()  # the libraries are left: collecting among them takes 0.3 s
 
 
 class TrialGroup(tune.Trainable):
     """What Tune starts, stops and hands the next trial to."""
 
+    worker: type = TrialWorker
     _workers: list[Any]
+    _folder: Path
+    _hang_timeout_s: float
 
     def setup(self, config: dict[str, Any]) -> None:
         """Make the workers if there are none and start the trial on each."""
+        self._folder, self._hang_timeout_s = Path(config["folder"]), config["hang_timeout_s"]
         if not getattr(self, "_workers", None):
             self._workers = self._make_workers(config["threads"])
         self._get([w.start.remote(config["trial"], config["folder"]) for w in self._workers])
@@ -101,6 +115,7 @@ class TrialGroup(tune.Trainable):
             try:
                 events = self._get([worker.advance.remote() for worker in self._workers])
             except ray.exceptions.RayTaskError as error:
+                self._raise_if_one_died()
                 self._kill_workers()  # the others may wait for the failed one in a collective
                 reason = _reason(error)
                 if not reason.startswith(HALVED):
@@ -124,7 +139,7 @@ class TrialGroup(tune.Trainable):
         group = ray.util.get_current_placement_group()
         assert isinstance(group, PlacementGroup)
         world_size = group.bundle_count - 1
-        actor: Any = ray.remote(TrialWorker)
+        actor: Any = ray.remote(self.worker)
         workers: list[Any] = []
         for rank in range(world_size):
             place = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank + 1)
@@ -143,16 +158,31 @@ class TrialGroup(tune.Trainable):
         self._workers = []
 
     def _get(self, references: list[Any]) -> list[Any]:
-        """Return all results; raise the first error at once, even if others never answer."""
-        pending, deadline = list(references), time.monotonic() + HANG_TIMEOUT_S
+        """Return all results; raise the first error at once, even if others never answer.
+
+        Raises:
+            WorkerHungError: If the trial's heart does not beat for too long.
+        """
+        pending, known, since = list(references), last_beat(self._folder), time.monotonic()
         while pending:
-            left = deadline - time.monotonic()
-            ready, pending = ray.wait(pending, num_returns=1, timeout=max(left, 0))
-            if not ready:
-                self._kill_workers()
-                raise WorkerHungError(f"a worker gave no answer for {HANG_TIMEOUT_S:.0f} s")
+            poll = min(POLL_S, self._hang_timeout_s / 4)
+            ready, pending = ray.wait(pending, num_returns=1, timeout=poll)
             ray.get(ready)
+            beat = last_beat(self._folder)
+            if ready or beat != known:
+                known, since = beat, time.monotonic()
+            elif time.monotonic() - since > self._hang_timeout_s:
+                self._kill_workers()
+                raise WorkerHungError(f"no worker took a step for {self._hang_timeout_s:.0f} s")
         return list(ray.get(references))
+
+    def _raise_if_one_died(self) -> None:
+        """Raise the error of a worker that died: another's error may be that it is gone."""
+        if len(self._workers) == 1:
+            return
+        signs = [worker.is_alive.remote() for worker in self._workers]
+        ready, _ = ray.wait(signs, num_returns=len(signs), timeout=GRACE_S)
+        ray.get(ready)
 
 
 def _reason(error: ray.exceptions.RayTaskError) -> str:

@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +27,16 @@ from trainables import (
     packing,
     probes,
 )
-from trainables.build import build
+from trainables.build import assemble
 from trainables.config import InstructionConfig, TrialConfig
-from trainables.cost import count_cost
+from trainables.cost import Cost, count_cost
 from trainables.events import Outcome, Report, Session
-from trainables.identity import training_seed
+from trainables.heartbeat import beat
+from trainables.identity import probe_keys, training_seed
 from trainables.memory import Memory, is_out_of_memory
 from trainables.model.embedder import Embedder
 from trainables.objective import contrastive_loss, temperature
 from trainables.overlay import as_dict
-from trainables.tokenizer import Tokenizer
 
 PACKAGES = ("torch", "transformers", "peft", "deepspeed", "mteb")
 
@@ -60,8 +60,7 @@ class Trainer:
         self.session = session
         self._write("config.json", as_dict(config))
         designs.check_design(config, designs.shape(config.backbone))
-        self.cost = count_cost(config)
-        self.tokenizer = Tokenizer(config.backbone.model)
+        self.tokenizer = session.warm.tokenizer(config.backbone.model)
         self.data = data.open_data(config, self.tokenizer)
         self.adapted = self._warm_up()
         self.progress = _Progress(seconds=self.adapted.seconds if self.adapted else 0.0)
@@ -72,6 +71,11 @@ class Trainer:
         self.temperature = objective.temperature
         self.engine = engine.initialize(trainee, config.engine, config.training)
         self.memory = Memory(session.folder / "memory.json", config.training.mini_batch_tokens)
+
+    @cached_property
+    def cost(self) -> Cost:
+        """What the design costs; counted after the first steps, which need not wait for it."""
+        return count_cost(self.config)
 
     def _warm_up(self) -> adaptation.Adapted | None:
         """Warm the backbone up, if the design asks for it."""
@@ -85,17 +89,26 @@ class Trainer:
     def _build(self) -> Embedder:
         """Return the embedder as it starts: new but for what a warm-up has trained."""
         torch.manual_seed(training_seed(self.config))
-        embedder = build(self.config)
+        decoder = self.session.warm.decoder(self.config.backbone, self.config.engine)
+        embedder = assemble(self.config, decoder)
         if self.adapted:
             engine.load_weights(embedder, self.session.folder / adaptation.WEIGHTS)
         embedder.to(engine.device())
-        probes.check_design(embedder)
+        self._probe(embedder)
         if self.config.engine.compile:
             kernels.compile_layers(embedder.backbone.decoder)
         torch.manual_seed(
             training_seed(self.config) + 1 + self.session.rank
         )  # workers' dropout differs
         return embedder
+
+    def _probe(self, embedder: Embedder) -> None:
+        """Check the built design, but for what equal ones have passed and what it does not use."""
+        passed, keys = self.session.warm.passed, probe_keys(self.config)
+        if not self.config.training.gradient_checkpointing:
+            keys.pop("checkpointing")
+        probes.check_design(embedder, [name for name, key in keys.items() if key not in passed])
+        passed.update(keys.values())
 
     def train(self) -> Iterator[Report]:
         """Yield the reports of the steps that are left, after those of a checkpoint."""
@@ -106,6 +119,7 @@ class Trainer:
         yield from (Report(**report) for report in self.progress.reports)
         training = self.config.training
         while self.progress.step < training.steps:
+            beat(self.session.folder)
             started = time.perf_counter()
             self.progress.losses.append(self._train_step(self.progress.step))
             self.progress.step += 1
@@ -169,7 +183,7 @@ class Trainer:
         self.engine.module.embedder.backbone.progress = step / steps if steps else 1.0
 
     def _report(self) -> Report:
-        progress = self.progress
+        progress, _ = self.progress, self.cost  # a design that cannot be counted ends here
         report = Report(
             step=progress.step,
             loss=float(np.mean(progress.losses)),
@@ -201,6 +215,7 @@ class Trainer:
         instruction: str = getattr(written, prompt_type or "other")
         parts = []
         for start in range(0, len(texts), settings.batch_size):
+            beat(self.session.folder)
             batch = texts[start : start + settings.batch_size]
             rows = self.tokenizer.rows(batch, limit, instruction)
             packed = packing.pack(rows, 1, self.tokenizer.padding).to(self.engine.device)

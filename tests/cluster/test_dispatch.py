@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from cluster.dispatch import fit, insistent_interrupt
+from cluster.dispatch import insistent_interrupt
+from cluster.slots import Node, fit
 from trainables.config import ConfigError
 
 
@@ -34,10 +35,45 @@ def test_a_swallowed_interrupt_is_raised_again() -> None:
 
 
 def test_a_trial_is_placed_on_nodes_as_they_are() -> None:
-    assert fit([(2, 0)], 1, None) == (2, 1)
-    assert fit([(8, 0), (8, 0)], 2, 1) == (1, 8)  # not 16 threads on a node of 8
-    assert fit([(8, 0), (2, 0)], 1, 2) == (2, 4)
-    assert fit([(64, 8), (16, 0)], 4, None) == (2, 8)
+    def placed(nodes: list[Node], num_workers: int, limit: int | None) -> tuple[int, int]:
+        slots = fit(nodes, num_workers, limit)
+        return slots.fitting(nodes), slots.threads
+
+    assert placed([(2, 0)], 1, None) == (2, 1)
+    assert placed([(8, 0), (8, 0)], 1, 1) == (1, 8)
+    assert placed([(8, 0), (8, 0)], 2, 1) == (1, 8)  # not 16 threads on a node of 8
+    assert placed([(8, 0), (2, 0)], 1, 2) == (2, 4)
+    assert placed([(16, 4), (8, 0)], 2, None) == (2, 4)
+    assert placed([(64, 8), (16, 0)], 4, None) == (2, 8)
+
+
+def test_how_much_runs_at_once_follows_the_nodes() -> None:
+    slots = fit([(8, 0)], 2, 2)
+    assert slots.threads == 2
+    assert [slots.fitting([(8, 0)] * num) for num in (0, 1, 2)] == [0, 2, 2]
+    assert fit([(8, 0)], 2, None).fitting([(8, 0), (3, 0)]) == 5
+
+
+def test_a_gpu_is_shared() -> None:
+    nodes = [(16, 2), (32, 2), (64, 0)]
+    slots = fit(nodes, 1, None, 0.25)
+    assert (slots.fitting(nodes), slots.threads, slots.gpu) == (16, 2, 0.25)
+    assert slots.bundles() == [{"CPU": 0.01}, {"CPU": 1.99, "GPU": 0.25}]
+    assert fit(nodes, 1, None, 1 / 3).fitting(nodes) == 12
+
+
+@pytest.mark.parametrize(
+    ("nodes", "share", "fault"),
+    [
+        ([(2, 0)], 0.5, "expected none on a cluster without GPUs, got 0.5"),
+        ([(2, 1)], 2, "expected at most 1, got 2"),
+        ([(2, 1)], 0, "expected more than 0, got 0"),
+    ],
+)
+def test_what_is_no_share_of_a_gpu_is_refused(nodes: list[Node], share: float, fault: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        fit(nodes, 1, None, share)
+    assert str(raised.value) == f"gpus-per-worker: {fault}"
 
 
 def test_what_no_cluster_can_place_is_refused() -> None:

@@ -18,6 +18,7 @@ import torch
 
 from trainables import engine, trial
 from trainables.config import TrialConfig
+from trainables.warm import Warm
 
 TIMEOUT_S = 120.0
 
@@ -58,6 +59,16 @@ def opened(num_workers: int, root: Path) -> Iterator[Group]:
 def drive(config: TrialConfig, rank: int, folder: Path, num_events: int) -> list[Any]:
     """Run a trial up to a number of reports (one more is the outcome) and close it."""
     events = trial.run(config, trial.Session(rank=rank, folder=folder))
+    with contextlib.closing(cast("Generator[Any]", events)):
+        return list(itertools.islice(events, num_events))
+
+
+_WARM = Warm()  # of each worker process
+
+
+def drive_warm(config: TrialConfig, folder: Path, num_events: int) -> list[Any]:
+    """Run a trial as `drive` does, with what this process keeps from its trials."""
+    events = trial.run(config, trial.Session(rank=0, folder=folder, warm=_WARM))
     with contextlib.closing(cast("Generator[Any]", events)):
         return list(itertools.islice(events, num_events))
 

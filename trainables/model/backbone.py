@@ -276,6 +276,6 @@ def _first_latents(decoder: Any, count: int) -> Float[Tensor, "latents dim"]:
     embed = decoder.get_input_embeddings()
     sample = torch.linspace(0, decoder.config.vocab_size - 1, SAMPLE, device=embed.weight.device)
     embeddings = embed(sample.long()).float()
-    noise = torch.randn(count, embeddings.shape[1], device=embeddings.device)
+    noise = torch.randn(count, embeddings.shape[1]).to(embeddings.device)  # as on a CPU
     latents: Tensor = embeddings.mean(0, keepdim=True) + LATENT_NOISE * embeddings.std() * noise
     return latents

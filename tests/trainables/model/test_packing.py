@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.trainables.model.designs import DESIGNS, MASKS, Values
-from tests.trainables.model.making import DEPTH, FAMILIES, blocks, embedder, shaken, texts
+from tests.trainables.model.designs import DEPTH, DESIGNS, MASKS, Values
+from tests.trainables.model.making import FAMILIES, blocks, embedder, shaken, texts
 from trainables.model import attention, backbone
 from trainables.model.embedder import Embedder
 from trainables.model.tokens import Padded
