@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import optuna
@@ -59,7 +60,7 @@ def configure(
         ConfigError: With every fault of both, of the model, the tasks, the data and the space.
     """
     faults = Faults()
-    faults.during(lambda: check(checks or {}))
+    faults.during(lambda: check(dict(checks or {}) | mode_faults(study)))
     given: TrialConfig | None = faults.during(lambda: overlay(TrialConfig(), trial))
     base = given or _closest(trial)
     config = faults.during(lambda: StudyConfig(**study, base=base))
@@ -71,10 +72,25 @@ def configure(
     faults.during(lambda: check_kernels(base.engine))
     if space is not None and not faults.lines:
         faults.during(lambda: check_space(space, base, shape))
+    if config is not None and config.mode == "factorial" and not faults.lines:
+        faults.during(lambda: _check_factorial(dataclasses.replace(config, base=base), shape))
     faults.during(lambda: _check_data(base, complete=not faults.lines))
     faults.refuse()
     checked: StudyConfig = dataclasses.replace(config, base=base)
     return checked
+
+
+def mode_faults(study: Mapping[str, Any]) -> dict[str, str | None]:
+    """Return the fault of each given field that the study's mode does not read.
+
+    >>> mode_faults({"mode": "search", "tune": 4})
+    {'tune': "expected with mode 'factorial' only; add --mode factorial, or leave it out"}
+    """
+    if study.get("mode", StudyConfig().mode) == "factorial":
+        reason = "expected without mode 'factorial', whose cells are neither drawn nor chosen"
+        return {name: reason for name in ("num_trials", "num_finalists") if name in study}
+    reason = "expected with mode 'factorial' only; add --mode factorial, or leave it out"
+    return {name: reason for name in ("fraction", "factors", "tune") if name in study}
 
 
 def _check_owned(
@@ -123,6 +139,22 @@ def _check_tasks(base: TrialConfig, faults: Faults) -> None:
     from trainables.tasks import check_tasks
 
     faults.lines += check_tasks(base.evaluation.tasks)
+
+
+def _check_factorial(config: StudyConfig, shape: Shape) -> None:
+    """Refuse a factorial whose cells or settings cannot be had."""
+    from cluster.factorial import factorial, tuning_runs
+
+    made, faults = factorial(config, shape), Faults()
+    for params in [*made.cells, *(run.params for run in tuning_runs(config, made))]:
+        faults.during(partial(_check_one, config.base, params, shape))
+    faults.refuse()
+
+
+def _check_one(base: TrialConfig, params: Overlay, shape: Shape) -> None:
+    from trainables.designs import check_design
+
+    check_design(overlay(base, params), shape)
 
 
 def _check_data(base: TrialConfig, *, complete: bool) -> None:

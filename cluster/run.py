@@ -1,9 +1,12 @@
-"""The three acts of a study: search, confirmation, report; each continues what it finds."""
+"""The acts of a study: search and confirmation, or a factorial; then the report.
+
+Each continues what it finds.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,8 @@ from filelock import FileLock, Timeout
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from cluster import confirm, dispatch, preflight
+from cluster import confirm, dispatch, factorial, preflight
+from cluster.confirm import Run
 from cluster.ledger import Ledger, Observer, Proposal
 from cluster.progress import Console
 from cluster.results import ResultsTable, read_rows
@@ -96,8 +100,11 @@ def run_study(
         tracker = Tracker(config.name, outputs, to_plain(config))
         with dispatch.ray_cluster(address):
             acts = _Acts(config, folder, tracker, at_once, log)
-            acts.search()
-            confirmed = acts.confirm()
+            if config.mode == "factorial":
+                confirmed = acts.factorial()
+            else:
+                acts.search()
+                confirmed = acts.confirm()
         write_report(folder, tracker, log)
         return confirmed
 
@@ -152,19 +159,30 @@ class _Acts:
         if not confirm.finalists(rows, config.num_finalists):
             self._log("confirm: no design beside the control was finished")
             return False
-        runs = confirm.kept_plan(config, rows, self._folder / "confirm")
-        proposer = confirm.Proposer(runs, config.base)
+        self._planned("confirm", confirm.kept_plan(config, rows, self._folder / "confirm"))
+        return True
+
+    def factorial(self) -> bool:
+        """Tune the cells of a factorial and run them; return whether any stands by the control."""
+        from trainables import designs
+
+        shape = designs.shape(self._config.base.backbone)
+        return factorial.run(self._config, shape, self._folder, self._planned, self._log)
+
+    def _planned(self, act: str, runs: Sequence[Run]) -> optuna.Study:
+        """Run what is left of a plan, nothing of which is stopped early."""
+        proposer = confirm.Proposer(runs, self._config.base)
         study = optuna.create_study(
-            study_name=f"{config.name}-confirm",
+            study_name=f"{self._config.name}-{act}",
             storage=self._storage,
             load_if_exists=True,
             direction="maximize",
-            sampler=optuna.samplers.RandomSampler(seed=config.seed),
+            sampler=optuna.samplers.RandomSampler(seed=self._config.seed),
             pruner=optuna.pruners.NopPruner(),
         )
         proposer.enqueue(study)
-        self._run("confirm", study, proposer, len(runs))
-        return True
+        self._run(act, study, proposer, len(runs))
+        return study
 
     def _run(
         self, act: str, study: optuna.Study, propose: Callable[[optuna.Trial], Proposal], size: int

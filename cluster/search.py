@@ -1,5 +1,7 @@
 """The main job: search a space, confirm the best designs, report the verdict.
 
+Or run the space as a factorial: its cells with the same seeds, each against the control.
+
 Interrupt it whenever you like: the same command continues where it was.
 """
 
@@ -32,6 +34,12 @@ EXAMPLES = """examples:
       eight workers for each trial, and DeepSpeed settings that no field makes
   python -m cluster.search --study mixed --train-data boolq=0.5 pairs.jsonl=2 mined.parquet
       a mix: four steps of seven draw from pairs.jsonl, two from mined.parquet, one from boolq
+  python -m cluster.search --study grid --mode factorial --space attention \
+      --factors attention.mask pooling.token_scope --seeds 3
+      an ablation: all cells of two factors, in blocks of one seed each, against the control
+  python -m cluster.search --study part --mode factorial --fraction 16 --tune 4 --dry-run
+      16 cells of the whole space that tell its main effects best; in each, four settings of the
+      learning rates and the temperature are tried first; what it would cost, and nothing more
   python -m cluster.search --study embedded --address auto
       the same search on the Ray cluster that this machine belongs to
 """
@@ -57,6 +65,10 @@ def parser() -> argparse.ArgumentParser:
     study.add_argument("--trials", metavar="N", help="designs to try (default: 10)")
     study.add_argument("--finalists", metavar="N", help="designs to confirm (default: 2)")
     study.add_argument("--seeds", metavar="N", help="fresh seeds of each (default: 3)")
+    study.add_argument("--mode", help="search or factorial (default: search)")
+    study.add_argument("--fraction", metavar="N", help="factorial: cells to run (default: all)")
+    study.add_argument("--factors", nargs="+", metavar="NAME", help="factorial: all that vary")
+    study.add_argument("--tune", metavar="N", help="factorial: settings tried in each cell")
     study.add_argument("--seed", metavar="N", help="of the proposals (default: 0)")
     study.add_argument("--model", help="a folder or a hub id (default: the embedded one)")
     study.add_argument("--layers", metavar="N", help="first layers kept, or all (default: 6)")
@@ -71,7 +83,9 @@ def parser() -> argparse.ArgumentParser:
     here.add_argument("--address", help="a Ray cluster (default: Ray on this machine)")
     here.add_argument("--at-once", metavar="N", help="trials at once (default: all fit)")
     here.add_argument("--outputs", type=Path, default=Path("outputs"), help="default: outputs")
-    here.add_argument("--dry-run", action="store_true", help="check everything, run nothing")
+    here.add_argument(
+        "--dry-run", action="store_true", help="check everything; say plan and cost, run nothing"
+    )
     return made
 
 
@@ -84,6 +98,10 @@ def settings(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, A
         "num_finalists": value(arguments.finalists),
         "num_seeds": value(arguments.seeds),
         "seed": value(arguments.seed),
+        "mode": arguments.mode,
+        "fraction": value(arguments.fraction),
+        "factors": arguments.factors and tuple(arguments.factors),
+        "tune": value(arguments.tune),
     }
     trial = {
         "backbone.model": whole_path(arguments.model),

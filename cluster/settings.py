@@ -7,13 +7,14 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from search_spaces.spaces import SPACES
 from trainables.config import ConfigError, TrialConfig
-from trainables.faults import check, whole
+from trainables.faults import check, distinct_texts, one_of, whole
 from trainables.overlay import as_dict, flatten
 
+Mode = Literal["search", "factorial"]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -27,6 +28,10 @@ class StudyConfig:
     num_finalists: int = 2  # designs trained again beside the control
     num_seeds: int = 3  # fresh seeds of each of them
     seed: int = 0  # of the proposals
+    mode: Mode = "search"
+    fraction: int | None = None  # cells of a factorial; None: all
+    factors: tuple[str, ...] = ()  # that vary in a factorial; none: all that the space varies
+    tune: int = 0  # settings tried in each cell of a factorial; 0: the base's alone
     base: TrialConfig = field(default_factory=TrialConfig)
 
     def __post_init__(self) -> None:
@@ -43,6 +48,10 @@ class StudyConfig:
                 "num_finalists": whole(self.num_finalists, at_least=1),
                 "num_seeds": whole(self.num_seeds, at_least=1),
                 "seed": whole(self.seed, at_least=0),
+                "mode": one_of(self.mode, Mode),
+                "fraction": None if self.fraction is None else whole(self.fraction, at_least=2),
+                "factors": distinct_texts(self.factors) if self.factors else None,
+                "tune": None if self.tune == 0 else whole(self.tune, at_least=2),
             }
         )
 
