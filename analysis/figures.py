@@ -18,6 +18,7 @@ COSTS = (
     ("flops_per_token", "FLOPs per token, forward"),
     ("seconds", "training seconds\n(with other trials running)"),
 )
+MOST_ROWS = 24  # of a panel of the forest
 MOST_LEVELS = 8  # a number with more values than this is drawn as a number, not as levels
 
 
@@ -35,7 +36,7 @@ def styled(draw: Callable[..., str]) -> Callable[..., str]:
 @styled
 def forest(families: Sequence[tuple[str, Sequence[Finding]]]) -> str:
     """Effects with 95 % intervals in points; one panel for each family of findings."""
-    tested = [(title, [f for f in found if f.contrast]) for title, found in families]
+    tested = [(title, [f for f in found if f.contrast][:MOST_ROWS]) for title, found in families]
     tested = [(title, found) for title, found in tested if found]
     if not tested:
         return ""
@@ -65,12 +66,20 @@ def _forest_panel(axis: Axes, title: str, found: Sequence[Finding]) -> None:
             markersize=6,
             markerfacecolor=color if sure else "white",
         )
-    axis.set_yticks(range(len(found)), [f.category for f in reversed(found)], color=svg.INK)
+    axis.set_yticks(range(len(found)), _names(found)[::-1], color=svg.INK)
     axis.set_ylim(-0.6, len(found) - 0.4)
     axis.tick_params(axis="y", length=0)
     axis.spines["left"].set_visible(False)
     axis.set_title(title)
     axis.set_xlabel("difference in points")
+
+
+def _names(found: Sequence[Finding]) -> list[str]:
+    """The category of each finding, with the design where there are several of a category."""
+    categories = [finding.category for finding in found]
+    if len(set(categories)) == len(categories):
+        return categories
+    return [f"{f.winner.label if f.winner else ''}: {f.category}" for f in found]
 
 
 @styled
