@@ -18,7 +18,7 @@ from optuna.storages.journal import JournalFileBackend
 from cluster import confirm, dispatch, factorial, preflight
 from cluster.confirm import Run
 from cluster.ledger import Ledger, Observer, Proposal
-from cluster.progress import Console
+from cluster.progress import Console, EventLog, Progress
 from cluster.results import ResultsTable, read_rows
 from cluster.settings import StudyConfig, to_plain, write_once
 from cluster.tracking import Tracker
@@ -194,7 +194,12 @@ class _Acts:
         ledger = Ledger(
             study, propose, num_trials=size, folder=self._folder / act, observers=observers
         )
-        console = Console(size, ledger.num_ended)
+        log = self._folder / "search.log"
+        before = [
+            r for r in read_rows(self._folder / "results") if r["trial"].startswith(f"{act}-")
+        ]
+        console = Console(act, Progress(size, ledger.num_ended, before), log)
+        ledger.add_observer(EventLog(log))
         ledger.add_observer(console)
         if ledger.num_ended >= ledger.num_trials:
             self._log(f"{act}: all {ledger.num_trials} trials are done")
@@ -207,6 +212,7 @@ class _Acts:
             threads=self._threads,
             folder=self._folder / "ray" / act,
         )
+        console.finish()
         if ledger.num_trials < size:
             self._log(f"{act}: the space has no more than {ledger.num_trials} designs")
 
