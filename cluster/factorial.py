@@ -24,6 +24,7 @@ from optuna.trial import TrialState
 from scipy.stats import qmc
 
 from cluster.confirm import Run, is_control, kept_runs
+from cluster.forecast import Act
 from cluster.settings import StudyConfig
 from search_spaces.drawing import CONTROL, Overlay
 from search_spaces.factorial import Cell, cells, factors_of
@@ -236,6 +237,15 @@ def _label(params: Overlay, base: TrialConfig) -> str:
         return label(overlay(base, params))
     except ConfigError:  # pragma: no cover - the preflight has built every cell
         return str(params)
+
+
+def acts_of(config: StudyConfig, made: Factorial) -> tuple[Act, ...]:
+    """Return the acts of a factorial, for a forecast."""
+    num_tuning = len(tuning_runs(config, made))
+    tuning = Act(name=TUNING, num_trained=num_tuning, num_untrained=0, split="choosing")
+    num_runs = len(made.cells) * config.num_seeds
+    runs = Act(name=CELLS, num_trained=num_runs, num_untrained=0, split="confirming")
+    return (tuning, runs) if num_tuning else (runs,)
 
 
 def describe(config: StudyConfig, made: Factorial) -> list[str]:

@@ -15,12 +15,14 @@ from filelock import FileLock, Timeout
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from cluster import confirm, dispatch, factorial, preflight
+from cluster import confirm, dispatch, factorial, plan, preflight
 from cluster.confirm import Run
+from cluster.forecast import Forecast
 from cluster.ledger import Ledger, Observer, Proposal
 from cluster.progress import Console, EventLog, Progress
 from cluster.results import ResultsTable, read_rows
 from cluster.settings import StudyConfig, to_plain, write_once
+from cluster.surroundings import Place
 from cluster.tracking import Tracker
 from search_spaces.drawing import CONTROL
 from search_spaces.literature import CONTROL_PRESET
@@ -42,22 +44,34 @@ def prepare(
     study: Mapping[str, Any],
     trial: Mapping[str, Any],
     checks: Mapping[str, str | None],
+    place: Place,
     *,
     log: Log,
-) -> StudyConfig:
-    """Fetch the embedded model and text if the study needs them and check all settings.
+) -> tuple[StudyConfig, Forecast]:
+    """Fetch the embedded model and text if the study needs them and check all there is.
 
     Raises:
-        ConfigError: With every fault of the settings, those in `checks` included.
+        ConfigError: With every fault of settings and surroundings, those in `checks` included.
     """
     from trainables import assets
 
     quiet_libraries()
     if needs_embedded(trial):
         assets.prepare(log)
-    config = preflight.configure(study, trial, checks)
-    log(preflight.foresee(config.base))
-    return config
+    config, forecast = preflight.configure(study, trial, checks, place)
+    for line in plan.warnings(forecast):
+        log(line)
+    return config, forecast
+
+
+def describe(config: StudyConfig, forecast: Forecast) -> list[str]:
+    """Return the plan of a study, what it will take and when it will have ended."""
+    from trainables import designs
+
+    if config.mode == "search":
+        return plan.lines(forecast, plan.plan_of_search(config))
+    made = factorial.factorial(config, designs.shape(config.base.backbone))
+    return plan.lines(forecast, factorial.describe(config, made))
 
 
 def needs_embedded(trial: Mapping[str, Any]) -> bool:

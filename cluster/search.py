@@ -189,18 +189,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        from cluster.run import prepare, run_study
+        from cluster.plan import summary
+        from cluster.run import describe, prepare, run_study
+        from cluster.surroundings import Place
 
         at_once, outputs = value(arguments.at_once), arguments.outputs.resolve()
         checks = {
             "at-once": None if at_once is None else whole(at_once, at_least=1),
-            "outputs": "expected a folder, got a file" if outputs.is_file() else None,
             "deepspeed": no_file(arguments.deepspeed),
         }
-        config = prepare(*settings(arguments), checks, log=_say)
+        bound = None if checks["at-once"] else at_once
+        place = Place(outputs=outputs, address=arguments.address, at_once=bound)
+        config, forecast = prepare(*settings(arguments), checks, place, log=_say)
         if arguments.dry_run:
-            _say("All checks passed; nothing was started.")
+            for line in [*describe(config, forecast), "All checks passed; nothing was started."]:
+                _say(line)
             return 0
+        _say(summary(forecast))
         confirmed = run_study(config, outputs, arguments.address, at_once, log=_say)
     except (ConfigError, AssetError) as error:
         sys.stderr.write(f"{error}\n")
