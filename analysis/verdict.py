@@ -94,7 +94,7 @@ def _of_cells(
     ordered = tuple(sorted(found, key=_sureness))
     shown = [finding.outcome for finding in found]
     note = (
-        f"Of {len(found)} contrasts of {len(cells)} cells with the control, "
+        f"Of {len(found)} contrasts of cells with the control ({len(cells)} of them), "
         f"{shown.count('better')} say better, {shown.count('worse')} worse and "
         f"{shown.count('open')} leave it open; Holm's correction runs over all of them."
     )

@@ -251,24 +251,28 @@ def acts_of(config: StudyConfig, made: Factorial) -> tuple[Act, ...]:
 def describe(config: StudyConfig, made: Factorial) -> list[str]:
     """Return the plan in a few lines."""
     words = ", ".join(f"{name} ({len(levels)})" for name, levels in made.factors.items())
-    part, cells = made.fraction, len(made.cells)
-    lines = [f"{made.num_cells} cells of {words}"]
-    if part:
-        kind = "main effects and two-factor interactions" if part.interactions else "main effects"
-        lines = [
-            f"a D-optimal fraction of {cells} of {made.num_cells} cells of {words}",
-            f"{part.num_estimable} of {part.num_effects} {kind} can be estimated"
-            + (
-                f", D-efficiency {part.efficiency:.0%} of the whole per run"
-                * (part.efficiency > 0)
-            ),
-        ]
-        if part.aliases:
-            first, other = part.aliases[0]
-            more = f" and {len(part.aliases) - 1} more pairs" * (len(part.aliases) > 1)
-            lines.append(f"cannot be told apart: {first} from {other}{more}, see factorial.json")
+    if made.fraction:
+        size = f"a D-optimal fraction of {len(made.cells)} of {made.num_cells} cells of {words}"
+        lines = [size, *_describe_fraction(made.fraction)]
+    else:
+        lines = [f"all {made.num_cells} cells of {words}"]
     tuned = f"{len(made.settings)} settings tuned in each, then " if config.tune else ""
     return [
         *lines,
         f"{tuned}{config.num_seeds} seeds of each, in {config.num_seeds} blocks by lot",
     ]
+
+
+def _describe_fraction(part: Fraction) -> list[str]:
+    """Return what a fraction can tell, and what it cannot."""
+    kind = "main effects and two-factor interactions" if part.interactions else "main effects"
+    told = f"{part.num_estimable} of {part.num_effects} effects (the mean, {kind}) can be told"
+    if part.num_estimable < part.num_effects:
+        told += f"; all with --fraction {part.num_effects}"
+    else:
+        told += f", with a D-efficiency of {part.efficiency:.0%} of the whole's, run for run"
+    if not part.aliases:
+        return [told]
+    first, other = part.aliases[0]
+    more = f" and {len(part.aliases) - 1} more pairs" if len(part.aliases) > 1 else ""
+    return [told, f"cannot be told apart: {first} and {other}{more} (factorial.json)"]

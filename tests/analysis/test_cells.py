@@ -45,7 +45,7 @@ def test_the_surest_come_first_and_only_they_are_said_on_a_terminal(cells: Study
         "bidirectional, mean, cross_attention(layers 4, width 256) beats the control on "
     )
     assert sentences[8] == "The report has 12 more contrasts."
-    assert sentences[9].startswith("Of 20 contrasts of 5 cells with the control, ")
+    assert sentences[9].startswith("Of 20 contrasts of cells with the control (5 of them), ")
     assert len(sentences) == 10
 
 

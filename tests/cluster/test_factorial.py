@@ -229,5 +229,11 @@ def test_the_plan_is_told_in_a_few_lines() -> None:
         "a D-optimal fraction of 6 of 12 cells of attention.key_value_heads (3), "
         "pooling.token_scope (4)"
     )
-    assert lines[1].startswith("6 of 6 main effects can be estimated, D-efficiency ")
+    assert lines[1].startswith("6 of 6 effects (the mean, main effects) can be told, with a D-eff")
+    few = study_of(fraction=3)
+    (_, told, *_) = factorials.describe(few, factorial(few, SHAPE))
+    assert told == "3 of 6 effects (the mean, main effects) can be told; all with --fraction 6"
+    assert factorials.describe(study_of(), factorial(study_of(), SHAPE))[0] == (
+        "all 12 cells of attention.key_value_heads (3), pooling.token_scope (4)"
+    )
     assert lines[-1] == "4 settings tuned in each, then 3 seeds of each, in 3 blocks by lot"

@@ -137,6 +137,41 @@ def test_from_command_to_verdict_through_kills_and_failing_designs(
     assert rows(folder) == table
 
 
+@pytest.mark.slow
+@pytest.mark.embedded
+def test_a_factorial_goes_from_tuning_to_contrasts_through_a_kill(
+    command: list[str], tmp_path: Path
+) -> None:
+    start_of = command.index("--trials")
+    factors = ("attention.key_value_heads", "pooling.token_scope")
+    changed = [*command[:start_of], *command[start_of + 4 :]]  # no trials, no finalists
+    changed += ["--mode", "factorial", "--factors", *factors, "--fraction", "2", "--tune", "2"]
+    folder = tmp_path / "s"
+    kept = kill_driver(changed, folder)
+    output = finish(start(changed))
+    table = rows(folder)
+    assert {row["trial"]: row["scores"] for row in table}.items() >= {
+        name: row["scores"] for name, row in kept.items()
+    }.items()
+    roles = [row["role"] for row in table]
+    assert [roles.count(role) for role in ("tuning", "control", "cell")] == [4, 2, 2]
+    assert {(row["role"] == "tuning", row["split"]) for row in table} == {
+        (True, "choosing"),
+        (False, "confirming"),
+    }
+    tuned: dict[str, Any] = {}
+    for row in (row for row in table if row["role"] == "tuning"):
+        score = sum(row["scores"].values())
+        tuned[row["design"]] = max(
+            tuned.get(row["design"], (0.0, {})), (score, row["params"]), key=lambda pair: pair[0]
+        )
+    for row in (row for row in table if row["role"] != "tuning"):
+        assert row["params"] == tuned[row["design"]][1]
+    assert "Of 2 contrasts of cells with the control (1 of them), " in output
+    assert "Cell against the control" in (folder / "report.html").read_text()
+    assert len((folder / "search.log").read_text().splitlines()) > len(table) * 2
+
+
 def interrupt(command: Sequence[str], folder: Path) -> None:
     """Press Ctrl-C when a trial has a checkpoint."""
     process = start(command)
@@ -441,7 +476,7 @@ def test_a_dry_run_of_a_factorial_says_what_can_be_told(
     assert main(arguments) == 0
     said = capsys.readouterr().out
     assert "a D-optimal fraction of 12 of " in said
-    assert "main effects can be estimated" in said
+    assert "effects (the mean, main effects) can be told" in said
     assert "4 settings tuned in each, then 3 seeds of each, in 3 blocks by lot" in said
     assert re.search(r"time +tune .* min, cells .* min", said)
     assert not (tmp_path / "out").exists()
