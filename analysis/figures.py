@@ -18,6 +18,7 @@ COSTS = (
     ("flops_per_token", "FLOPs per token, forward"),
     ("seconds", "training seconds\n(with other trials running)"),
 )
+LABEL = 60  # letters of a design in the forest
 MOST_ROWS = 24  # of a panel of the forest
 MOST_LEVELS = 8  # a number with more values than this is drawn as a number, not as levels
 
@@ -79,7 +80,9 @@ def _names(found: Sequence[Finding]) -> list[str]:
     categories = [finding.category for finding in found]
     if len(set(categories)) == len(categories):
         return categories
-    return [f"{f.winner.label if f.winner else ''}: {f.category}" for f in found]
+    labels = [finding.winner.label if finding.winner else "" for finding in found]
+    short = [text if len(text) <= LABEL else f"{text[: LABEL - 1]}…" for text in labels]
+    return [f"{text}: {category}" for text, category in zip(short, categories, strict=True)]
 
 
 @styled

@@ -126,8 +126,13 @@ class Proposer:
 
     def enqueue(self, study: optuna.Study) -> None:
         """Queue all runs, unless this was done before."""
+        queued = {  # looked up once: a factorial has thousands of runs
+            trial.system_attrs.get("fixed_params", trial.params).get("run")
+            for trial in study.get_trials(deepcopy=False)
+        }
         for index in range(len(self._runs)):
-            study.enqueue_trial({"run": index}, skip_if_exists=True)
+            if index not in queued:
+                study.enqueue_trial({"run": index})
 
     def __call__(self, trial: optuna.Trial) -> Proposal:
         """Return the run that the trial was enqueued for."""

@@ -28,7 +28,7 @@ from cluster.forecast import Act
 from cluster.settings import StudyConfig
 from search_spaces.drawing import CONTROL, Overlay
 from search_spaces.factorial import Cell, cells, factors_of
-from search_spaces.fraction import Fraction, fraction
+from search_spaces.fraction import Fraction, fraction, num_effects
 from search_spaces.spaces import SPACES
 from trainables.config import MAX_SCALE, ConfigError, TrialConfig
 from trainables.faults import check, one_of
@@ -76,17 +76,18 @@ def factorial(config: StudyConfig, shape: Shape) -> Factorial:
     everything, control = _distinct(config, shape)
     known = factors_of(cells(SPACES[config.space], base, shape)) if config.factors else {}
     faults = {f"factors.{n}": one_of(n, tuple(known)) for n in config.factors if n not in known}
-    if config.fraction is not None and config.fraction > len(everything):
+    size = _size(config, everything)
+    if size > len(everything):
         faults["fraction"] = (
-            f"expected at most {len(everything)}, the cells of the space, got {config.fraction}; "
+            f"expected at most {len(everything)}, the cells of the space, got {size}; "
             "leave it out for all of them"
         )
     if len(everything) < 2:
         faults["space"] = f"expected at least two cells, got {len(everything)}"
     check(faults)
     part = None
-    if config.fraction is not None and config.fraction < len(everything):
-        part = fraction(everything, config.fraction, seed=config.seed, kept=[control])
+    if size < len(everything):
+        part = fraction(everything, size, seed=config.seed, kept=[control])
     chosen = part.chosen if part else range(len(everything))
     others = [everything[place].params for place in chosen if place != control]
     return Factorial(
@@ -96,6 +97,13 @@ def factorial(config: StudyConfig, shape: Shape) -> Factorial:
         factors=factors_of(everything),
         fraction=part,
     )
+
+
+def _size(config: StudyConfig, everything: Sequence[Cell]) -> int:
+    """Return how many cells are run."""
+    if isinstance(config.fraction, str):
+        return num_effects(everything, interactions=config.fraction == "pairs")
+    return len(everything) if config.fraction is None else config.fraction
 
 
 @lru_cache(maxsize=2)

@@ -103,7 +103,7 @@ def forecast(
         acts=tuple(acts),
         demands=demands,
         place=place,
-        nodes=tuple(machines),
+        nodes=machines,
         at_once=at_once,
         threads=threads,
         act_seconds=tuple(found),

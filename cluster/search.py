@@ -66,7 +66,12 @@ def parser() -> argparse.ArgumentParser:
     study.add_argument("--finalists", metavar="N", help="designs to confirm (default: 2)")
     study.add_argument("--seeds", metavar="N", help="fresh seeds of each (default: 3)")
     study.add_argument("--mode", help="search or factorial (default: search)")
-    study.add_argument("--fraction", metavar="N", help="factorial: cells to run (default: all)")
+    study.add_argument(
+        "--fraction",
+        metavar="N",
+        help="factorial: cells to run, or main (effects) or pairs (two-factor interactions too) "
+        "for as many as tell them (default: all)",
+    )
     study.add_argument("--factors", nargs="+", metavar="NAME", help="factorial: all that vary")
     study.add_argument("--tune", metavar="N", help="factorial: settings tried in each cell")
     study.add_argument("--seed", metavar="N", help="of the proposals (default: 0)")

@@ -15,6 +15,7 @@ from trainables.faults import check, distinct_texts, one_of, whole
 from trainables.overlay import as_dict, flatten
 
 Mode = Literal["search", "factorial"]
+Told = Literal["main", "pairs"]  # main effects; two-factor interactions too
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -29,7 +30,7 @@ class StudyConfig:
     num_seeds: int = 3  # fresh seeds of each of them
     seed: int = 0  # of the proposals
     mode: Mode = "search"
-    fraction: int | None = None  # cells of a factorial; None: all
+    fraction: int | Told | None = None  # cells, or what they must tell; None: all cells
     factors: tuple[str, ...] = ()  # that vary in a factorial; none: all that the space varies
     tune: int = 0  # settings tried in each cell of a factorial; 0: the base's alone
     base: TrialConfig = field(default_factory=TrialConfig)
@@ -49,11 +50,19 @@ class StudyConfig:
                 "num_seeds": whole(self.num_seeds, at_least=1),
                 "seed": whole(self.seed, at_least=0),
                 "mode": one_of(self.mode, Mode),
-                "fraction": None if self.fraction is None else whole(self.fraction, at_least=2),
+                "fraction": self._fraction_fault(),
                 "factors": distinct_texts(self.factors) if self.factors else None,
                 "tune": None if self.tune == 0 else whole(self.tune, at_least=2),
             }
         )
+
+    def _fraction_fault(self) -> str | None:
+        """Return the fault of a fraction: a number of cells, or a word for what they tell."""
+        if self.fraction is None:
+            return None
+        if isinstance(self.fraction, str):
+            return one_of(self.fraction, Told)
+        return whole(self.fraction, at_least=2)
 
 
 def to_plain(config: StudyConfig) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -38,7 +39,8 @@ class Node:
     memory_bytes: float | None  # of a GPU where there are any, else of the machine
 
 
-def nodes(address: str | None) -> list[Node]:
+@lru_cache(maxsize=4)  # connecting takes seconds
+def nodes(address: str | None) -> tuple[Node, ...]:
     """Return the machines of a cluster, or this one.
 
     Raises:
@@ -48,20 +50,20 @@ def nodes(address: str | None) -> list[Node]:
         from trainables.estimate import machine_bytes, num_gpus
 
         cpus = len(os.sched_getaffinity(0))
-        return [Node(cpus=cpus, gpus=num_gpus(), memory_bytes=float(machine_bytes()))]
+        return (Node(cpus=cpus, gpus=num_gpus(), memory_bytes=float(machine_bytes())),)
     check({"address": _address_fault(address)})
     with dispatch.ray_cluster(address):
         import ray
 
         found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [
+    return tuple(
         Node(
             cpus=int(has.get("CPU", 0)),
             gpus=int(has.get("GPU", 0)),
             memory_bytes=None if has.get("GPU") else has.get("memory"),
         )
         for has in found
-    ]
+    )
 
 
 def _address_fault(address: str) -> str | None:

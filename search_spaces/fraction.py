@@ -30,6 +30,7 @@ Matrix = npt.NDArray[np.float64]
 PRIOR = 1e-3  # precision of an effect before any run, in runs
 NIL = 1e-9  # relative gain of an exchange that is not worth it
 STARTS = 4  # first cells to grow a fraction from; the best that comes of them is taken
+SOME = 4  # times as many cells as the fraction's tell whether interactions are out of reach
 ALIASED = 0.999  # absolute correlation from which two effects cannot be told apart
 
 
@@ -55,10 +56,13 @@ def fraction(
     mains = main_effects(cells)
     wanted = [(), *mains]
     both = pairs(cells, mains)
-    interactions = size >= len(wanted) + len(both)
-    if interactions:
-        wanted += both
     matrix = _independent(effect_matrix(cells, wanted))
+    interactions = False
+    some = cells[:: max(1, len(cells) // (SOME * size))]  # their rank is at most that of all
+    if np.linalg.matrix_rank(effect_matrix(some, [*wanted, *both])) <= size:
+        fuller = _independent(effect_matrix(cells, [*wanted, *both]))
+        interactions = size >= fuller.shape[1]
+        matrix = fuller if interactions else matrix
     orders = np.random.default_rng(seed)
     starts = [_exchanged(matrix, _grown(matrix, size, kept, orders), kept) for _ in range(STARTS)]
     chosen = sorted(max(starts, key=lambda places: _log_determinant(matrix[np.array(places)])))
@@ -71,6 +75,13 @@ def fraction(
         efficiency=efficiency(part, matrix),
         aliases=aliases([cells[place] for place in chosen], mains),
     )
+
+
+def num_effects(cells: Sequence[Cell], *, interactions: bool) -> int:
+    """Return how many effects there are, the mean included: the fewest cells that tell them."""
+    mains = main_effects(cells)
+    wanted: list[Effect] = [(), *mains, *(pairs(cells, mains) if interactions else ())]
+    return int(_independent(effect_matrix(cells, wanted)).shape[1])
 
 
 def main_effects(cells: Sequence[Cell]) -> list[Effect]:

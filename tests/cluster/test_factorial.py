@@ -237,3 +237,13 @@ def test_the_plan_is_told_in_a_few_lines() -> None:
         "all 12 cells of attention.key_value_heads (3), pooling.token_scope (4)"
     )
     assert lines[-1] == "4 settings tuned in each, then 3 seeds of each, in 3 blocks by lot"
+
+
+def test_a_word_for_what_is_to_be_told_is_a_size() -> None:
+    main = factorial(study_of(fraction="main"), SHAPE)
+    assert len(main.cells) == 1 + 2 + 3
+    pairs = factorial(study_of(fraction="pairs"), SHAPE)
+    assert pairs.fraction is None  # two crossed factors: that takes all cells
+    assert len(pairs.cells) == 12
+    with pytest.raises(ConfigError, match=r"fraction: expected one of 'main', 'pairs', got 'few'"):
+        study_of(fraction="few")

@@ -44,7 +44,7 @@ def steady(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine of two CPUs of a known pace."""
     monkeypatch.setattr(forecasts, "matrix_rate", lambda precision: RATE)
     monkeypatch.setattr(forecasts, "num_threads", lambda: 2)
-    machine = [Node(cpus=2, gpus=0, memory_bytes=4e9)]
+    machine = (Node(cpus=2, gpus=0, memory_bytes=4e9),)
     monkeypatch.setattr(forecasts, "nodes", lambda address: machine)
 
 

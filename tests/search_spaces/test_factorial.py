@@ -160,3 +160,14 @@ def test_an_exchange_multiplies_the_determinant_as_the_formula_says() -> None:
     for place, other in itertools.product(range(1, 4), set(range(9)) - set(chosen)):
         swapped = [*chosen[:place], other, *chosen[place + 1 :]]
         assert fractions._log_determinant(matrix[swapped]) <= logs[1] + 1e-9
+
+
+def test_the_fewest_cells_that_tell_all_are_as_many_as_the_effects() -> None:
+    everything = crossed(2, 3, 2)
+    assert fractions.num_effects(everything, interactions=False) == 1 + 1 + 2 + 1
+    assert fractions.num_effects(everything, interactions=True) == 5 + 2 + 1 + 2
+    for interactions in (False, True):
+        size = fractions.num_effects(everything, interactions=interactions)
+        part = fraction(everything, size, seed=0)
+        assert part.num_estimable == part.num_effects == size
+        assert part.interactions == interactions
