@@ -18,6 +18,8 @@ COSTS = (
     ("flops_per_token", "FLOPs per token, forward"),
     ("seconds", "training seconds\n(with other trials running)"),
 )
+LABEL = 60  # letters of a design in the forest
+MOST_ROWS = 24  # of a panel of the forest
 MOST_LEVELS = 8  # a number with more values than this is drawn as a number, not as levels
 
 
@@ -35,7 +37,7 @@ def styled(draw: Callable[..., str]) -> Callable[..., str]:
 @styled
 def forest(families: Sequence[tuple[str, Sequence[Finding]]]) -> str:
     """Effects with 95 % intervals in points; one panel for each family of findings."""
-    tested = [(title, [f for f in found if f.contrast]) for title, found in families]
+    tested = [(title, [f for f in found if f.contrast][:MOST_ROWS]) for title, found in families]
     tested = [(title, found) for title, found in tested if found]
     if not tested:
         return ""
@@ -65,12 +67,22 @@ def _forest_panel(axis: Axes, title: str, found: Sequence[Finding]) -> None:
             markersize=6,
             markerfacecolor=color if sure else "white",
         )
-    axis.set_yticks(range(len(found)), [f.category for f in reversed(found)], color=svg.INK)
+    axis.set_yticks(range(len(found)), _names(found)[::-1], color=svg.INK)
     axis.set_ylim(-0.6, len(found) - 0.4)
     axis.tick_params(axis="y", length=0)
     axis.spines["left"].set_visible(False)
     axis.set_title(title)
     axis.set_xlabel("difference in points")
+
+
+def _names(found: Sequence[Finding]) -> list[str]:
+    """The category of each finding, with the design where there are several of a category."""
+    categories = [finding.category for finding in found]
+    if len(set(categories)) == len(categories):
+        return categories
+    labels = [finding.winner.label if finding.winner else "" for finding in found]
+    short = [text if len(text) <= LABEL else f"{text[: LABEL - 1]}…" for text in labels]
+    return [f"{text}: {category}" for text, category in zip(short, categories, strict=True)]
 
 
 @styled

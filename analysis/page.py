@@ -43,6 +43,20 @@ METHOD = (
     "describe: its sampler tries good regions more often, so a level's median is no effect.",
 )
 
+CELLS_METHOD = (
+    "This is a factorial: every cell and the control were trained with the same seeds, and "
+    "nothing was stopped early. Where settings were tuned, each cell tried the same few on the "
+    "choosing split and was run at its best; the test uses the confirming split only.",
+    *METHOD[:2],
+    "p values are corrected by Holm's method over all contrasts of a cell with the control, in "
+    "all categories. Each interval covers its own true difference 95 % of the time; the "
+    "intervals are not simultaneous. The sentences follow Holm's p.",
+    "The smallest detectable difference is approximate: the true difference that the test would "
+    "see 80 % of the time, at 0.05 divided by the number of contrasts.",
+    "Limits: a few seeds estimate the spread of training runs poorly, and the intervals are wide "
+    "for that reason. The figures describe and test nothing.",
+)
+
 
 def page(results: Results, verdict: Verdict, figures: dict[str, tuple[str, str]]) -> str:
     """The whole page; `figures` maps a name to its SVG and its caption."""
@@ -56,7 +70,7 @@ def page(results: Results, verdict: Verdict, figures: dict[str, tuple[str, str]]
         _section("Scores by parameter", _figure(figures.get("strips"))),
         _section("What is missing", _gaps(verdict.gaps)),
         _section("All trials", _trials(results)),
-        _section("Method", _list(METHOD)),
+        _section("Method", _list(CELLS_METHOD if verdict.of_cells else METHOD)),
         _section("Versions", _versions(results)),
     ]
     return (
@@ -102,21 +116,22 @@ def _verdict(verdict: Verdict) -> str:
 
 
 def _contrasts(verdict: Verdict, forest: tuple[str, str] | None) -> str:
+    one = "Cell" if verdict.of_cells else "Winner"
     families = (
-        ("Winner against the control", verdict.against_control),
+        (f"{one} against the control", verdict.against_control),
         (
             "Winner against the best of the untrained models that were run",
             verdict.against_untrained,
         ),
     )
-    tables = [_contrast_table(title, found) for title, found in families if found]
+    tables = [_contrast_table(title, found, one) for title, found in families if found]
     return _section("Contrasts", "".join(tables) + _figure(forest)) if tables else ""
 
 
-def _contrast_table(title: str, found: Sequence[Finding]) -> str:
+def _contrast_table(title: str, found: Sequence[Finding], one: str) -> str:
     heads = (
         "Category",
-        "Winner",
+        one,
         "Against",
         "Points",
         "95 % interval",

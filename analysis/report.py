@@ -25,6 +25,9 @@ from analysis.table import (
     write_csv,
 )
 from analysis.verdict import Verdict, reach_verdict
+from analysis.wording import Finding
+
+SHOWN = 8  # sentences of a family on a terminal; the page has all
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,8 +55,16 @@ def write(study_folder: Path, output: Path | None = None) -> tuple[Path, list[st
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(page(results, verdict, draw(results, verdict)), encoding="utf-8")
     write_csv(results, output.with_name("results.csv"))
-    findings = (*verdict.against_control, *verdict.against_untrained)
-    return output, [*(finding.sentence for finding in findings), *verdict.notes]
+    said = [*_shown(verdict.against_control), *_shown(verdict.against_untrained)]
+    return output, [*said, *verdict.notes]
+
+
+def _shown(findings: Sequence[Finding]) -> list[str]:
+    """The sentences of a family's first findings, and how many more there are."""
+    sentences = [finding.sentence for finding in findings]
+    if len(sentences) <= SHOWN:
+        return sentences
+    return [*sentences[:SHOWN], f"The report has {len(sentences) - SHOWN} more contrasts."]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -81,24 +92,40 @@ def _parser() -> argparse.ArgumentParser:
 def draw(results: Results, verdict: Verdict) -> dict[str, tuple[str, str]]:
     """Each figure's SVG and caption, by name."""
     marks = mark(results, verdict)
-    points, unscored = search_points(results, marks)
+    points, unscored = search_points(results, marks, _split(verdict))
     curves = results.curves[results.curves["name"].isin(marks.index)]
     curves = curves.assign(mark=curves["name"].map(marks))
     families = [
-        ("winner against the control", verdict.against_control),
+        (
+            f"{'cell' if verdict.of_cells else 'winner'} against the control",
+            verdict.against_control,
+        ),
         ("winner against the best untrained", verdict.against_untrained),
     ]
-    left_out = f" Not shown: {unscored} search trials without all scores." if unscored else ""
+    kind = "run of the cells" if verdict.of_cells else "search trial"
+    left_out = f" Not shown: {unscored} {kind}s without all scores." if unscored else ""
     star = "winner of a category" if verdict.against_control else "best trial of the search"
+    star = "cell that is better in a category" if verdict.of_cells else star
+    reading = (
+        "in a whole factorial, levels meet the same levels of the other factors; in a fraction, "
+        "or where a factor has a meaning in some cells only, not quite."
+        if verdict.of_cells
+        else "parameters vary together here."
+    )
+    source = "cells" if verdict.of_cells else "search"
     return {
         "forest": (
             figures.forest(families),
-            "Difference with its 95 % interval. Filled: Holm p below 0.05, corrected over the "
-            "categories of its panel: each panel is a family of its own.",
+            "Difference with its 95 % interval. Filled: Holm p below 0.05, corrected over "
+            + (
+                f"all contrasts of cells; the {figures.MOST_ROWS} surest are shown."
+                if verdict.of_cells
+                else "the categories of its panel: each panel is a family of its own."
+            ),
         ),
         "cost": (
             figures.cost(points),
-            f"Each finished search trial once; star: {star}; diamond: control. A line joins "
+            f"Each finished {kind} once; star: {star}; diamond: control. A line joins "
             "the trials that none of lower cost reaches. Seconds depend on what else ran at the "
             f"same time, so they have no line.{left_out}",
         ),
@@ -108,9 +135,8 @@ def draw(results: Results, verdict: Verdict) -> dict[str, tuple[str, str]]:
         ),
         "strips": (
             figures.parameter_strips(points, parameter_columns(results.trials)),
-            "Finished search trials by the level of each parameter, where it has a "
-            "meaning; bar: median. This describes the search and tests nothing: "
-            f"parameters vary together here.{left_out}",
+            f"Finished {kind}s by the level of each parameter, where it has a meaning; bar: "
+            f"median. This describes the {source} and tests nothing: {reading}{left_out}",
         ),
     }
 
@@ -118,9 +144,18 @@ def draw(results: Results, verdict: Verdict) -> dict[str, tuple[str, str]]:
 def mark(results: Results, verdict: Verdict) -> "pd.Series[str]":
     """What each trained search row is in the figures: control, winner or other; index name.
 
-    Without a confirmation, the complete trial with the best mean score stands as winner.
+    Without a confirmation, the complete trial with the best mean score stands as winner. Of a
+    factorial it is the cells' runs, and a winner is a cell that is better in a category.
     """
     trials = results.trials.set_index("name")
+    if verdict.of_cells:
+        rows = trials[trials["role"].isin(["cell", "control"])]
+        marks = pd.Series("other", index=rows.index, dtype=object)
+        for finding in verdict.against_control:
+            if finding.winner and finding.outcome == "better":
+                marks[list(finding.winner.rows.values())] = "winner"
+        marks[rows["role"] == "control"] = "control"
+        return marks
     rows = trials[(trials["split"] == "choosing") & (trials["role"] != "untrained")]
     marks = pd.Series("other", index=rows.index, dtype=object)
     winners = {f.winner.digest: f.winner for f in verdict.against_control if f.winner}
@@ -134,9 +169,15 @@ def mark(results: Results, verdict: Verdict) -> "pd.Series[str]":
     return marks
 
 
-def search_points(results: Results, marks: "pd.Series[str]") -> tuple[pd.DataFrame, int]:
-    """The search trials with a score in every category, and how many have none."""
-    means = category_scores(results, "choosing").mean(axis=1, skipna=False).rename("score")
+def _split(verdict: Verdict) -> str:
+    return "confirming" if verdict.of_cells else "choosing"
+
+
+def search_points(
+    results: Results, marks: "pd.Series[str]", split: str = "choosing"
+) -> tuple[pd.DataFrame, int]:
+    """The marked trials with a score in every category of a split, and how many have none."""
+    means = category_scores(results, split).mean(axis=1, skipna=False).rename("score")
     trials = results.trials.set_index("name").reindex(marks.index).assign(mark=marks)
     points = trials.join(means).dropna(subset=["score"]).reset_index()
     return points, len(marks) - len(points)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-ROLES = ("search", "control", "finalist", "untrained")
+ROLES = ("search", "control", "finalist", "untrained", "cell", "tuning")
 SPLITS = ("choosing", "confirming")
 STATUSES = ("complete", "pruned", "failed")
 CHOICES = {"role": ROLES, "split": SPLITS, "status": STATUSES}

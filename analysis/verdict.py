@@ -1,7 +1,8 @@
 """What the confirmed scores allow one to say, in sentences with their evidence.
 
 In each category the winner is the finalist that was best on the *choosing* split; the claim about
-it comes from the *confirming* split alone, so choosing and confirming never share data.
+it comes from the *confirming* split alone, so choosing and confirming never share data. Of a
+factorial, every cell is compared with the control in every category.
 """
 
 from collections.abc import Callable
@@ -18,12 +19,16 @@ from analysis.wording import Finding, describe
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """Two families of findings, each corrected on its own, and all that could not enter."""
+    """Two families of findings, each corrected on its own, and all that could not enter.
+
+    Of a factorial (`of_cells`) there is one, the surest findings first.
+    """
 
     against_control: tuple[Finding, ...] = ()
     against_untrained: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()
     gaps: tuple[Gap, ...] = ()
+    of_cells: bool = False
 
 
 def reach_verdict(results: Results) -> Verdict:
@@ -40,7 +45,10 @@ def reach_verdict(results: Results) -> Verdict:
     controls = [arm for arm in arms if arm.role == "control"]
     untrained = [arm for arm in arms if arm.role == "untrained"]
 
-    winners = {c: winner_in(results, arms, c) for c in sorted(set(results.scores["category"]))}
+    categories = sorted(set(results.scores["category"]))
+    if any(arm.role == "cell" for arm in arms):
+        return _of_cells(results, arms, categories, evidence, missing)
+    winners = {c: winner_in(results, arms, c) for c in categories}
 
     def against(find: Callable[[str], Arm | None], name: str, absent: str) -> tuple[Finding, ...]:
         found = [
@@ -67,6 +75,42 @@ def reach_verdict(results: Results) -> Verdict:
         notes=_notes(controls, families),
         gaps=missing,
     )
+
+
+def _of_cells(
+    results: Results,
+    arms: list[Arm],
+    categories: list[str],
+    evidence: pd.DataFrame,
+    missing: tuple[Gap, ...],
+) -> Verdict:
+    """Compare every cell of a factorial with the control, in every category."""
+    controls = [arm for arm in arms if arm.role == "control"]
+    control = controls[0] if controls else None
+    absent = "the control has no complete run"
+    cells = [arm for arm in arms if arm.role == "cell"]
+    findings = [Finding(category=c, winner=a, baseline=control) for c in categories for a in cells]
+    found = _correct([_find(results, evidence, f, absent) for f in findings], "the control")
+    ordered = tuple(sorted(found, key=_sureness))
+    shown = [finding.outcome for finding in found]
+    note = (
+        f"Of {len(found)} contrasts of cells with the control ({len(cells)} of them), "
+        f"{shown.count('better')} say better, {shown.count('worse')} worse and "
+        f"{shown.count('open')} leave it open; Holm's correction runs over all of them."
+    )
+    return Verdict(
+        against_control=ordered,
+        notes=(note, *_notes(controls, (ordered,))),
+        gaps=missing,
+        of_cells=True,
+    )
+
+
+def _sureness(finding: Finding) -> tuple[float, float]:
+    """What puts the surest findings first; those without a test come last."""
+    if finding.contrast is None or finding.holm_p is None:
+        return (2.0, 0.0)
+    return (finding.holm_p, -abs(finding.contrast.effect))
 
 
 def winner_in(results: Results, arms: list[Arm], category: str) -> Arm | None:
@@ -127,12 +171,13 @@ def _notes(controls: list[Arm], families: tuple[tuple[Finding, ...], ...]) -> tu
             f"{len(controls)} controls were confirmed; the test is against the first, "
             f"{controls[0].label} ({controls[0].digest})."
         )
-    for family, name in zip(families, ("the control", "the untrained models"), strict=True):
+    for family, name in zip(families, ("the control", "the untrained models"), strict=False):
         untested = [finding.category for finding in family if not finding.contrast]
         if untested:
-            tested = len(family) - len(untested)
+            tested, words = len(family) - len(untested), ", ".join(dict.fromkeys(untested))
+            kind = "contrasts" if len(set(untested)) < len(untested) else "categories"
             notes.append(
-                f"Against {name}, the family has {tested} of {len(family)} categories: "
-                f"no test on {', '.join(untested)}."
+                f"Against {name}, the family has {tested} of {len(family)} {kind}: "
+                f"no test on {words}."
             )
     return tuple(notes)

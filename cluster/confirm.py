@@ -7,18 +7,18 @@ share an item or a seed.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import optuna
 
-from cluster.ledger import Proposal
 from cluster.settings import StudyConfig
+from cluster.trials import Proposal
 from search_spaces.drawing import CONTROL
-from trainables.config import TrialConfig
+from trainables.config import Split, TrialConfig
 from trainables.identity import design_digest, digest
 from trainables.overlay import overlay
 
@@ -27,12 +27,13 @@ UNTRAINED: tuple[dict[str, Any], ...] = (CONTROL, CONTROL | {"pooling.token_scop
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One run of the confirmation."""
+    """One run of a plan."""
 
-    role: str  # control, finalist or untrained
+    role: str  # control, finalist or untrained; of a factorial: control, cell or tuning
     params: dict[str, Any]
     seed: int
     steps: int
+    split: Split = "confirming"
 
 
 def category_means(row: Mapping[str, Any]) -> dict[str, float]:
@@ -93,25 +94,25 @@ def _distinct(designs: Sequence[dict[str, Any]], base: TrialConfig) -> list[dict
 
 def kept_plan(config: StudyConfig, rows: Sequence[Mapping[str, Any]], folder: Path) -> list[Run]:
     """Return the plan in `folder`, made now if there is none; later rows do not change it."""
-    file = folder / "plan.json"
+    return kept_runs(folder / "plan.json", lambda: plan(config, rows))
+
+
+def kept_runs(file: Path, make: Callable[[], list[Run]]) -> list[Run]:
+    """Return the runs in a file, made and written now if there is none."""
     if not file.exists():
-        runs = plan(config, rows)
-        folder.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_suffix(".partial")
-        values = [
-            {"role": r.role, "params": r.params, "seed": r.seed, "steps": r.steps} for r in runs
-        ]
-        partial.write_text(json.dumps(values, indent=1) + "\n")
+        partial.write_text(json.dumps([asdict(run) for run in make()], indent=1) + "\n")
         partial.replace(file)
     return [Run(**values) for values in json.loads(file.read_text())]
 
 
 def trial_config(run: Run, base: TrialConfig) -> TrialConfig:
-    """Return the configuration of one run: the design, its seed, the confirming half."""
+    """Return the configuration of one run: the design, its seed, its half of the tasks."""
     return overlay(
         base,
         run.params
-        | {"seed": run.seed, "training.steps": run.steps, "evaluation.split": "confirming"},
+        | {"seed": run.seed, "training.steps": run.steps, "evaluation.split": run.split},
     )
 
 
@@ -125,8 +126,13 @@ class Proposer:
 
     def enqueue(self, study: optuna.Study) -> None:
         """Queue all runs, unless this was done before."""
+        queued = {  # looked up once: a factorial has thousands of runs
+            trial.system_attrs.get("fixed_params", trial.params).get("run")
+            for trial in study.get_trials(deepcopy=False)
+        }
         for index in range(len(self._runs)):
-            study.enqueue_trial({"run": index}, skip_if_exists=True)
+            if index not in queued:
+                study.enqueue_trial({"run": index})
 
     def __call__(self, trial: optuna.Trial) -> Proposal:
         """Return the run that the trial was enqueued for."""

@@ -20,11 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from cluster.asking import Asking
 from cluster.mirror import PAUSED, STOPPED, mirrored
 from cluster.pruners import Halving
-from cluster.trials import Assignment as Assignment
-from cluster.trials import Ending as Ending
-from cluster.trials import Observer as Observer
-from cluster.trials import Proposal as Proposal
-from cluster.trials import Status, mean_score
+from cluster.trials import Assignment, Ending, Observer, Proposal, Status, mean_score
 from trainables.overlay import from_dict
 
 

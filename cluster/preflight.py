@@ -5,11 +5,17 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import optuna
 
+from cluster.factorial import Factorial, acts_of, factorial, tuning_runs
+from cluster.forecast import Forecast, acts_of_search, forecast
+from cluster.plan import resource_faults
 from cluster.settings import StudyConfig
+from cluster.surroundings import Place, folder_fault, nodes, tracking_fault
+from cluster.tracking import tracking_uri
 from search_spaces.drawing import CONTROL, Overlay, Space
 from search_spaces.spaces import SPACES
 from trainables.config import ConfigError, PoolingConfig, TrialConfig
@@ -48,18 +54,21 @@ class Faults:
 def configure(
     study: Mapping[str, Any],
     trial: Mapping[str, Any],
-    checks: Mapping[str, str | None] | None = None,
-) -> StudyConfig:
-    """Return the checked settings of a study.
+    checks: Mapping[str, str | None],
+    place: Place,
+) -> tuple[StudyConfig, Forecast]:
+    """Return the checked settings of a study, and what it will take.
 
     `study` holds fields of `StudyConfig`, `trial` dotted names of `TrialConfig`, `checks` what the
     caller has found.
 
     Raises:
-        ConfigError: With every fault of both, of the model, the tasks, the data and the space.
+        ConfigError: With every fault of both, of the model, the tasks, the data, the space, and
+            of the place: its folders, MLflow, the cluster, its memory and its disk.
     """
     faults = Faults()
-    faults.during(lambda: check(checks or {}))
+    faults.during(lambda: check(dict(checks) | mode_faults(study) | place_faults(place)))
+    faults.during(lambda: nodes(place.address))
     given: TrialConfig | None = faults.during(lambda: overlay(TrialConfig(), trial))
     base = given or _closest(trial)
     config = faults.during(lambda: StudyConfig(**study, base=base))
@@ -71,10 +80,53 @@ def configure(
     faults.during(lambda: check_kernels(base.engine))
     if space is not None and not faults.lines:
         faults.during(lambda: check_space(space, base, shape))
+    made = None
+    if config is not None and not faults.lines:
+        config = dataclasses.replace(config, base=base)
+        made = faults.during(lambda: foresee(config, shape, place))
     faults.during(lambda: _check_data(base, complete=not faults.lines))
     faults.refuse()
-    checked: StudyConfig = dataclasses.replace(config, base=base)
-    return checked
+    assert made is not None
+    return config, made
+
+
+def foresee(config: StudyConfig, shape: Shape, place: Place) -> Forecast:
+    """Return what a study will take.
+
+    Raises:
+        ConfigError: If a cell of a factorial cannot be had, or the machines have too little.
+    """
+    if config.mode == "factorial":
+        made = _checked_factorial(config, shape)
+        acts, drawn = acts_of(config, made), made.cells
+    else:
+        acts = acts_of_search(config)
+        drawn = tuple(_draws(SPACES[config.space], config.base, shape))
+    found = forecast(config, acts, drawn, shape, place)
+    faults = resource_faults(found)
+    if faults:
+        raise ConfigError("\n".join(faults))
+    return found
+
+
+def place_faults(place: Place) -> dict[str, str | None]:
+    """Return what keeps a study from writing its folder or reaching MLflow."""
+    folder = folder_fault(place.outputs)
+    uri = None if folder else tracking_fault(tracking_uri(place.outputs))
+    return {"outputs": folder, "MLFLOW_TRACKING_URI": uri}
+
+
+def mode_faults(study: Mapping[str, Any]) -> dict[str, str | None]:
+    """Return the fault of each given field that the study's mode does not read.
+
+    >>> mode_faults({"mode": "search", "tune": 4})
+    {'tune': "expected with mode 'factorial' only; add --mode factorial, or leave it out"}
+    """
+    if study.get("mode", StudyConfig().mode) == "factorial":
+        reason = "expected without mode 'factorial', whose cells are neither drawn nor chosen"
+        return {name: reason for name in ("num_trials", "num_finalists") if name in study}
+    reason = "expected with mode 'factorial' only; add --mode factorial, or leave it out"
+    return {name: reason for name in ("fraction", "factors", "tune") if name in study}
 
 
 def _check_owned(
@@ -120,9 +172,26 @@ def _with_depth(base: TrialConfig, faults: Faults) -> tuple[Shape, TrialConfig]:
 
 
 def _check_tasks(base: TrialConfig, faults: Faults) -> None:
+    from trainables.task_sources import source_faults
     from trainables.tasks import check_tasks
 
-    faults.lines += check_tasks(base.evaluation.tasks)
+    found = check_tasks(base.evaluation.tasks)
+    faults.lines += found or source_faults(base.evaluation.tasks)
+
+
+def _checked_factorial(config: StudyConfig, shape: Shape) -> Factorial:
+    """Return a factorial all of whose cells and settings can be had."""
+    made, faults = factorial(config, shape), Faults()
+    for params in [*made.cells, *(run.params for run in tuning_runs(config, made))]:
+        faults.during(partial(_check_one, config.base, params, shape))
+    faults.refuse()
+    return made
+
+
+def _check_one(base: TrialConfig, params: Overlay, shape: Shape) -> None:
+    from trainables.designs import check_design
+
+    check_design(overlay(base, params), shape)
 
 
 def _check_data(base: TrialConfig, *, complete: bool) -> None:
@@ -141,25 +210,6 @@ def _check_deepspeed(base: TrialConfig) -> None:
     from trainables.engine import check_overlay
 
     check_overlay(base.engine)
-
-
-def foresee(config: TrialConfig) -> str:
-    """Return in a sentence what a trial will need of a machine like this one, for the control."""
-    from trainables.estimate import estimate, machine_bytes, matrix_rate
-
-    control = overlay(config, CONTROL)
-    needed = estimate(control, matrix_rate(config.engine.precision))
-    workers = "" if config.engine.num_workers == 1 else " and worker"
-    text = (
-        f"the control: about {needed.total_bytes / 1e9:.1f} GB a trial{workers}, "
-        f"{needed.seconds:.0f} s of training at this machine's pace"
-    )
-    if needed.total_bytes > machine_bytes():
-        text += (
-            f"; this machine has {machine_bytes() / 1e9:.1f} GB: set a smaller "
-            "training.mini_batch_tokens, or training.gradient_checkpointing=true"
-        )
-    return text
 
 
 def check_space(space: Space, base: TrialConfig, shape: Shape) -> None:

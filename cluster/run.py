@@ -1,23 +1,30 @@
-"""The three acts of a study: search, confirmation, report; each continues what it finds."""
+"""The acts of a study: search and confirmation, or a factorial; then the report.
+
+Each continues what it finds.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import optuna
 from filelock import FileLock, Timeout
 
-from cluster import confirm, dispatch, preflight, priors, samplers
-from cluster.ledger import Ledger, Observer, Proposal
-from cluster.progress import Console
+from cluster import confirm, dispatch, factorial, plan, preflight, priors, samplers
+from cluster.confirm import Run
+from cluster.forecast import Forecast
+from cluster.ledger import Ledger
+from cluster.progress import Console, EventLog, Progress
 from cluster.results import ResultsTable, read_rows
 from cluster.settings import StudyConfig, to_plain, write_once
 from cluster.storage import open_storage
 from cluster.study import open_study, rules
+from cluster.surroundings import Place
 from cluster.tracking import Tracker
+from cluster.trials import Observer, Proposal
 from search_spaces.spaces import SPACES
 from trainables.config import (
     EMBEDDED_MODEL,
@@ -35,23 +42,35 @@ def prepare(
     study: Mapping[str, Any],
     trial: Mapping[str, Any],
     checks: Mapping[str, str | None],
+    place: Place,
     *,
     log: Log,
-) -> StudyConfig:
-    """Fetch the embedded model and text if the study needs them and check all settings.
+) -> tuple[StudyConfig, Forecast]:
+    """Fetch the embedded model and text if the study needs them and check all there is.
 
     Raises:
-        ConfigError: With every fault of the settings, those in `checks` included.
+        ConfigError: With every fault of settings and surroundings, those in `checks` included.
     """
     from trainables import assets, designs
 
     quiet_libraries()
     if needs_embedded(trial):
         assets.prepare(log)
-    config = preflight.configure(study, trial, checks)
+    config, forecast = preflight.configure(study, trial, checks, place)
     priors.check_known(config.first, config.base, designs.shape(config.base.backbone))
-    log(preflight.foresee(config.base))
-    return config
+    for line in plan.warnings(forecast):
+        log(line)
+    return config, forecast
+
+
+def describe(config: StudyConfig, forecast: Forecast) -> list[str]:
+    """Return the plan of a study, what it will take and when it will have ended."""
+    from trainables import designs
+
+    if config.mode == "search":
+        return plan.lines(forecast, plan.plan_of_search(config))
+    made = factorial.factorial(config, designs.shape(config.base.backbone))
+    return plan.lines(forecast, factorial.describe(config, made))
 
 
 def needs_embedded(trial: Mapping[str, Any]) -> bool:
@@ -97,8 +116,11 @@ def run_study(
         tracker = Tracker(config.name, outputs, shown)
         with dispatch.ray_cluster(address):
             acts = _Acts(config, folder, tracker, at_once, log)
-            acts.search(source)
-            confirmed = acts.confirm()
+            if config.mode == "factorial":
+                confirmed = acts.factorial()
+            else:
+                acts.search(source)
+                confirmed = acts.confirm()
         write_report(folder, tracker, log)
         return confirmed
 
@@ -138,19 +160,30 @@ class _Acts:
         if not confirm.finalists(rows, config.num_finalists):
             self._log("confirm: no design beside the control was finished")
             return False
-        runs = confirm.kept_plan(config, rows, self._folder / "confirm")
-        proposer = confirm.Proposer(runs, config.base)
+        self._planned("confirm", confirm.kept_plan(config, rows, self._folder / "confirm"))
+        return True
+
+    def factorial(self) -> bool:
+        """Tune the cells of a factorial and run them; return whether any stands by the control."""
+        from trainables import designs
+
+        shape = designs.shape(self._config.base.backbone)
+        return factorial.run(self._config, shape, self._folder, self._planned, self._log)
+
+    def _planned(self, act: str, runs: Sequence[Run]) -> optuna.Study:
+        """Run what is left of a plan, nothing of which is stopped early."""
+        proposer = confirm.Proposer(runs, self._config.base)
         study = optuna.create_study(
-            study_name=f"{config.name}-confirm",
+            study_name=f"{self._config.name}-{act}",
             storage=self._storage,
             load_if_exists=True,
             direction="maximize",
-            sampler=optuna.samplers.RandomSampler(seed=config.seed),
+            sampler=optuna.samplers.RandomSampler(seed=self._config.seed),
             pruner=optuna.pruners.NopPruner(),
         )
         proposer.enqueue(study)
-        self._run("confirm", study, proposer, len(runs))
-        return True
+        self._run(act, study, proposer, len(runs))
+        return study
 
     def _run(
         self,
@@ -173,7 +206,12 @@ class _Acts:
             link=self._tracker.link,
             **rules,
         )
-        console = Console(size, ledger.num_ended)
+        log = self._folder / "search.log"
+        before = [
+            r for r in read_rows(self._folder / "results") if r["trial"].startswith(f"{act}-")
+        ]
+        console = Console(act, Progress(size, ledger.num_ended, before), log)
+        ledger.add_observer(EventLog(log))
         ledger.add_observer(console)
         if ledger.num_ended >= ledger.num_trials:
             self._log(f"{act}: all {ledger.num_trials} trials are done")
@@ -182,6 +220,7 @@ class _Acts:
             f"{act}: {size} trials, {ledger.num_ended} done, {self._slots.at_once()} at once"
         )
         dispatch.run_trials(ledger, slots=self._slots, folder=self._folder / "ray" / act)
+        console.finish()
         if ledger.num_trials < size:
             self._log(f"{act}: the space has no more than {ledger.num_trials} designs")
 

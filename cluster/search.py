@@ -1,5 +1,7 @@
 """The main job: search a space, confirm the best designs, report the verdict.
 
+Or run the space as a factorial: its cells with the same seeds, each against the control.
+
 Interrupt it whenever you like: the same command continues where it was.
 """
 
@@ -41,6 +43,12 @@ EXAMPLES = """examples:
       quality against the size of the vectors and the cost of encoding, without early stops
   python -m cluster.search --study more --warm-start embedded --first nv_embed llm2vec mine.json
       what the study embedded has learned, and known designs before any other
+  python -m cluster.search --study grid --mode factorial --space attention \
+      --factors attention.mask pooling.token_scope --seeds 3
+      an ablation: all cells of two factors, in blocks of one seed each, against the control
+  python -m cluster.search --study part --mode factorial --fraction 16 --tune 4 --dry-run
+      16 cells of the whole space that tell its main effects best; in each, four settings of the
+      learning rates and the temperature are tried first; what it would cost, and nothing more
   python -m cluster.search --study embedded --address auto
       the same search on the Ray cluster that this machine belongs to
 """
@@ -84,6 +92,15 @@ def parser() -> argparse.ArgumentParser:
     study.add_argument("--trials", metavar="N", help="designs to try (default: 10)")
     study.add_argument("--finalists", metavar="N", help="designs to confirm (default: 2)")
     study.add_argument("--seeds", metavar="N", help="fresh seeds of each (default: 3)")
+    study.add_argument("--mode", help="search or factorial (default: search)")
+    study.add_argument(
+        "--fraction",
+        metavar="N",
+        help="factorial: cells to run, or main (effects) or pairs (two-factor interactions too) "
+        "for as many as tell them (default: all)",
+    )
+    study.add_argument("--factors", nargs="+", metavar="NAME", help="factorial: all that vary")
+    study.add_argument("--tune", metavar="N", help="factorial: settings tried in each cell")
     study.add_argument("--seed", metavar="N", help="of the proposals (default: 0)")
     study.add_argument("--sampler", metavar="NAME", help=samplers.HELP)
     study.add_argument("--startup", metavar="N", help=STARTUP)
@@ -107,7 +124,9 @@ def parser() -> argparse.ArgumentParser:
     here.add_argument("--address", help="a Ray cluster (default: Ray on this machine)")
     here.add_argument("--at-once", metavar="N", help="trials at once (default: all fit)")
     here.add_argument("--outputs", type=Path, default=Path("outputs"), help="default: outputs")
-    here.add_argument("--dry-run", action="store_true", help="check everything, run nothing")
+    here.add_argument(
+        "--dry-run", action="store_true", help="check everything; say plan and cost, run nothing"
+    )
     return made
 
 
@@ -130,6 +149,10 @@ def settings(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, A
         "first": tuple(known for given in arguments.first for known in known_designs(given)),
         "warm_start": whole_path(arguments.warm_start),
         "storage": arguments.storage,
+        "mode": arguments.mode,
+        "fraction": value(arguments.fraction),
+        "factors": arguments.factors and tuple(arguments.factors),
+        "tune": value(arguments.tune),
     }
     trial = {
         "backbone.model": whole_path(arguments.model),
@@ -232,18 +255,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        from cluster.run import prepare, run_study
+        from cluster.plan import summary
+        from cluster.run import describe, prepare, run_study
+        from cluster.surroundings import Place
 
         at_once, outputs = value(arguments.at_once), arguments.outputs.resolve()
         checks = {
             "at-once": None if at_once is None else whole(at_once, at_least=1),
-            "outputs": "expected a folder, got a file" if outputs.is_file() else None,
             "deepspeed": no_file(arguments.deepspeed),
         }
-        config = prepare(*settings(arguments), checks, log=_say)
+        bound = None if checks["at-once"] else at_once
+        place = Place(outputs=outputs, address=arguments.address, at_once=bound)
+        config, forecast = prepare(*settings(arguments), checks, place, log=_say)
         if arguments.dry_run:
-            _say("All checks passed; nothing was started.")
+            for line in [*describe(config, forecast), "All checks passed; nothing was started."]:
+                _say(line)
             return 0
+        _say(summary(forecast))
         confirmed = run_study(config, outputs, arguments.address, at_once, log=_say)
     except (ConfigError, AssetError) as error:
         sys.stderr.write(f"{error}\n")

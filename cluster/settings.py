@@ -8,14 +8,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cluster import priors, pruners, samplers, storage
 from search_spaces.spaces import SPACES
 from trainables.config import ConfigError, TrialConfig
-from trainables.faults import check, one_of, whole, whole_or_none
+from trainables.faults import check, distinct_texts, one_of, whole, whole_or_none
 from trainables.overlay import as_dict, flatten
 
+Mode = Literal["search", "factorial"]
+Told = Literal["main", "pairs"]  # main effects; two-factor interactions too
 SCORE = "score"  # the one that is maximised
 OBJECTIVES = (
     SCORE,
@@ -46,6 +48,10 @@ class StudyConfig:
     first: tuple[priors.Known, ...] = ()  # designs to try after the control
     warm_start: str | None = None  # an earlier study
     storage: str | None = None  # a database; the journal in the study's folder by default
+    mode: Mode = "search"
+    fraction: int | Told | None = None  # cells, or what they must tell; None: all cells
+    factors: tuple[str, ...] = ()  # that vary in a factorial; none: all that the space varies
+    tune: int = 0  # settings tried in each cell of a factorial; 0: the base's alone
     base: TrialConfig = field(default_factory=TrialConfig)
 
     def __post_init__(self) -> None:
@@ -73,6 +79,10 @@ class StudyConfig:
                 "factor": whole(self.factor, at_least=2),
                 "storage": storage.fault(self.storage),
                 **{f"first.{i}": priors.fault(known) for i, known in enumerate(self.first)},
+                "mode": one_of(self.mode, Mode),
+                "fraction": self._fraction_fault(),
+                "factors": distinct_texts(self.factors) if self.factors else None,
+                "tune": None if self.tune == 0 else whole(self.tune, at_least=2),
             }
         )
 
@@ -88,6 +98,14 @@ class StudyConfig:
         if len(self.objectives) == 1 or got not in which:
             return None
         return f"with several objectives expected {instead}, got {got!r}"
+
+    def _fraction_fault(self) -> str | None:
+        """Return the fault of a fraction: a number of cells, or a word for what they tell."""
+        if self.fraction is None:
+            return None
+        if isinstance(self.fraction, str):
+            return one_of(self.fraction, Told)
+        return whole(self.fraction, at_least=2)
 
 
 def to_plain(config: StudyConfig) -> dict[str, Any]:

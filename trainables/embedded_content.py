@@ -185,3 +185,14 @@ def _messages(split: Split) -> dict[str, list[str]]:
 
 def _half(texts: Sequence[str], split: Split) -> list[str]:
     return list(texts[0 if split == "choosing" else 1 :: 2])
+
+
+def num_texts(name: str, split: Split) -> int:
+    """Return how many texts are encoded to score a design on one half of an embedded task."""
+    if name == "Lee50STS":
+        return len({*lee(split).first, *lee(split).second})
+    if name == "BoolQRetrieval":
+        return len(boolq(split).queries) + len(boolq(split).passages)
+    if name == "TRECClassification":
+        return len(trec(split).train) + len(trec(split).test)
+    return sum(map(len, newsgroups(split).documents))

@@ -110,6 +110,16 @@ def machine_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def num_gpus() -> int:
+    """Return how many GPUs this machine has."""
+    return torch.cuda.device_count()
+
+
+def num_threads() -> int:
+    """Return how many CPU threads `matrix_rate` was measured with."""
+    return torch.get_num_threads()
+
+
 def _weight_bytes(embedder: Embedder, engine: EngineConfig) -> float:
     trained = trainable_parameters(embedder)
     frozen = sum(p.numel() for p in embedder.parameters()) - trained

@@ -74,7 +74,7 @@ def load_official(name: str, split: Split, seed: int) -> AbsTask:
 
     # A subclass, since mteb resets what is set on an instance when it drops its data.
     class Half(published):  # type: ignore[misc, valid-type]
-        metadata = _located(published.metadata)
+        metadata = located(published.metadata)
 
         def load_data(self, *args: Any, **kwargs: Any) -> None:
             if not self.data_loaded:
@@ -96,7 +96,7 @@ def half_of(text: str) -> Split:
     return "choosing" if int(text_id(text), 16) % 2 == 0 else "confirming"
 
 
-def _located(metadata: Any) -> Any:
+def located(metadata: Any) -> Any:
     """Point to the mirror if there is one; the hub's revision would not be true of it."""
     mirror = os.environ.get("POOLSEARCH_TASKS")
     folder = Path(mirror) / metadata.name if mirror else None

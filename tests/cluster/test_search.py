@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -26,6 +27,14 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 TASKS = ("Lee50STS", "TRECClassification")
 SEED = "24"  # the design after the control has no head, those after it have one
 TIMEOUT_S = 240
+
+
+@pytest.fixture(autouse=True)
+def mirror(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give the one official task that is named here a place, as there is no network."""
+    folder = tmp_path_factory.mktemp("tasks")
+    (folder / "NFCorpus").mkdir()
+    monkeypatch.setenv("POOLSEARCH_TASKS", str(folder))
 
 
 @pytest.fixture
@@ -126,6 +135,41 @@ def test_from_command_to_verdict_through_kills_and_failing_designs(
     assert "search: all 4 trials are done" in again
     assert f"confirm: all {len(confirmed)} trials are done" in again
     assert rows(folder) == table
+
+
+@pytest.mark.slow
+@pytest.mark.embedded
+def test_a_factorial_goes_from_tuning_to_contrasts_through_a_kill(
+    command: list[str], tmp_path: Path
+) -> None:
+    start_of = command.index("--trials")
+    factors = ("attention.key_value_heads", "pooling.token_scope")
+    changed = [*command[:start_of], *command[start_of + 4 :]]  # no trials, no finalists
+    changed += ["--mode", "factorial", "--factors", *factors, "--fraction", "2", "--tune", "2"]
+    folder = tmp_path / "s"
+    kept = kill_driver(changed, folder)
+    output = finish(start(changed))
+    table = rows(folder)
+    assert {row["trial"]: row["scores"] for row in table}.items() >= {
+        name: row["scores"] for name, row in kept.items()
+    }.items()
+    roles = [row["role"] for row in table]
+    assert [roles.count(role) for role in ("tuning", "control", "cell")] == [4, 2, 2]
+    assert {(row["role"] == "tuning", row["split"]) for row in table} == {
+        (True, "choosing"),
+        (False, "confirming"),
+    }
+    tuned: dict[str, Any] = {}
+    for row in (row for row in table if row["role"] == "tuning"):
+        score = sum(row["scores"].values())
+        tuned[row["design"]] = max(
+            tuned.get(row["design"], (0.0, {})), (score, row["params"]), key=lambda pair: pair[0]
+        )
+    for row in (row for row in table if row["role"] != "tuning"):
+        assert row["params"] == tuned[row["design"]][1]
+    assert "Of 2 contrasts of cells with the control (1 of them), " in output
+    assert "Cell against the control" in (folder / "report.html").read_text()
+    assert len((folder / "search.log").read_text().splitlines()) > len(table) * 2
 
 
 def interrupt(command: Sequence[str], folder: Path) -> None:
@@ -365,6 +409,47 @@ def test_a_file_of_deepspeed_settings_is_one_setting_of_the_study(tmp_path: Path
     assert given == {"engine.deepspeed": text}
 
 
+def test_faults_of_the_surroundings_stand_with_those_of_the_settings(
+    capsys: pytest.CaptureFixture[str],
+    tiny_model: Path,
+    tiny_pairs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.delenv("POOLSEARCH_TASKS")
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    arguments = [
+        *("--model", str(tiny_model), "--train-data", str(tiny_pairs), "--layers", "9"),
+        *("--tasks", "NFCorpus", "--outputs", str(tmp_path), "--address", "127.0.0.1:9"),
+        *("--mode", "factorial", "--trials", "9", "--fraction", "1", "--tune", "1"),
+    ]
+    assert main(arguments) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert sorted(line.partition(":")[0] for line in lines) == [
+        "MLFLOW_TRACKING_URI",
+        "address",
+        "backbone.num_layers",
+        "evaluation.tasks",
+        "fraction",
+        "num_trials",
+        "tune",
+    ]
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_only_a_factorial_reads_is_refused_without_it(
+    capsys: pytest.CaptureFixture[str], tiny_model: Path, tiny_pairs: Path, tmp_path: Path
+) -> None:
+    arguments = [
+        *("--model", str(tiny_model), "--train-data", str(tiny_pairs), "--layers", "3"),
+        *("--tasks", "NFCorpus", "--outputs", str(tmp_path), "--tune", "4", "--fraction", "8"),
+    ]
+    assert main(arguments) == 2
+    reason = "expected with mode 'factorial' only; add --mode factorial, or leave it out"
+    assert capsys.readouterr().err.splitlines() == [f"fraction: {reason}", f"tune: {reason}"]
+
+
 def test_a_dry_run_starts_nothing(
     capsys: pytest.CaptureFixture[str], tiny_model: Path, tiny_pairs: Path, tmp_path: Path
 ) -> None:
@@ -373,5 +458,25 @@ def test_a_dry_run_starts_nothing(
         *("--tasks", "NFCorpus", "--outputs", str(tmp_path / "out"), "--dry-run"),
     ]
     assert main(arguments) == 0
-    assert "nothing was started" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "nothing was started" in said
+    assert len(said.splitlines()) <= 24
+    assert "confirm: the best 2 and the control" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_of_a_factorial_says_what_can_be_told(
+    capsys: pytest.CaptureFixture[str], tiny_model: Path, tiny_pairs: Path, tmp_path: Path
+) -> None:
+    arguments = [
+        *("--model", str(tiny_model), "--train-data", str(tiny_pairs), "--layers", "3"),
+        *("--tasks", "NFCorpus", "--outputs", str(tmp_path / "out"), "--dry-run"),
+        *("--mode", "factorial", "--fraction", "12", "--tune", "4", "--space", "attention"),
+    ]
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    assert "a D-optimal fraction of 12 of " in said
+    assert "effects (the mean, main effects) can be told" in said
+    assert "4 settings tuned in each, then 3 seeds of each, in 3 blocks by lot" in said
+    assert re.search(r"time +tune .* min, cells .* min", said)
     assert not (tmp_path / "out").exists()

@@ -1,0 +1,286 @@
+"""A space as an ablation: the same cells with the same seeds, each at its own best settings.
+
+A factorial has two acts. *Tuning*: each cell tries the same few settings of the learning rates and
+the temperature, with the same seed, on the choosing half, so that no design is judged at what
+suits another. *Cells*: each cell is trained at its best setting with fresh seeds and scored on the
+confirming half. A block is one setting, or one seed, of all cells in an order by lot; blocks run
+one after another, so a factorial that is broken off is still balanced but for its last block.
+Nothing is stopped early.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import optuna
+from optuna.trial import TrialState
+from scipy.stats import qmc
+
+from cluster.confirm import Run, is_control, kept_runs
+from cluster.forecast import Act
+from cluster.settings import StudyConfig
+from search_spaces.drawing import CONTROL, Overlay
+from search_spaces.factorial import Cell, cells, factors_of
+from search_spaces.fraction import Fraction, fraction, num_effects
+from search_spaces.spaces import SPACES
+from trainables.config import MAX_SCALE, ConfigError, TrialConfig
+from trainables.faults import check, one_of
+from trainables.identity import design_digest, label
+from trainables.overlay import overlay
+from trainables.shape import Shape
+
+TUNED = {  # how far from the base's own, as a factor either way
+    "training.learning_rate": 4.0,
+    "training.head_learning_rate": 4.0,
+    "objective.temperature": 3.0,
+}
+DIGITS = 3  # of a tuned value
+TUNING, CELLS = "tune", "cells"  # the acts, and their folders
+
+Log = Callable[[str], None]
+
+
+class RunAct(Protocol):
+    """Whoever runs the trials of a plan: `cluster.run`."""
+
+    def __call__(self, act: str, runs: Sequence[Run]) -> optuna.Study:
+        """Run what is left of `runs`; return the act's study when all have ended."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Factorial:
+    """What is crossed with what."""
+
+    cells: tuple[Overlay, ...]  # the control first
+    settings: tuple[Overlay, ...]  # tried in each cell; one alone is the base's own
+    num_cells: int  # of the whole factorial
+    factors: dict[str, list[Any]]  # the levels of each
+    fraction: Fraction | None  # None: the whole factorial
+
+
+def factorial(config: StudyConfig, shape: Shape) -> Factorial:
+    """Return the cells and the settings of a study.
+
+    Raises:
+        ConfigError: If a factor is none of the space's, or the fraction has too many cells.
+    """
+    base = config.base
+    everything, control = _distinct(config, shape)
+    known = factors_of(cells(SPACES[config.space], base, shape)) if config.factors else {}
+    faults = {f"factors.{n}": one_of(n, tuple(known)) for n in config.factors if n not in known}
+    size = _size(config, everything)
+    if size > len(everything):
+        faults["fraction"] = (
+            f"expected at most {len(everything)}, the cells of the space, got {size}; "
+            "leave it out for all of them"
+        )
+    if len(everything) < 2:
+        faults["space"] = f"expected at least two cells, got {len(everything)}"
+    check(faults)
+    part = None
+    if size < len(everything):
+        part = fraction(everything, size, seed=config.seed, kept=[control])
+    chosen = part.chosen if part else range(len(everything))
+    others = [everything[place].params for place in chosen if place != control]
+    return Factorial(
+        cells=(dict(CONTROL), *others),
+        settings=settings(base, config.tune, config.seed),
+        num_cells=len(everything),
+        factors=factors_of(everything),
+        fraction=part,
+    )
+
+
+def _size(config: StudyConfig, everything: Sequence[Cell]) -> int:
+    """Return how many cells are run."""
+    if isinstance(config.fraction, str):
+        return num_effects(everything, interactions=config.fraction == "pairs")
+    return len(everything) if config.fraction is None else config.fraction
+
+
+@lru_cache(maxsize=2)
+def _distinct(config: StudyConfig, shape: Shape) -> tuple[list[Cell], int]:
+    """Return the cells, of equal designs the first, and the place of the control."""
+    found: dict[str, Cell] = {}
+    for cell in cells(SPACES[config.space], config.base, shape, config.factors):
+        found.setdefault(design_digest(overlay(config.base, cell.params)), cell)
+    own = design_digest(overlay(config.base, CONTROL))
+    found.setdefault(own, Cell(levels={}, params=dict(CONTROL)))
+    return list(found.values()), list(found).index(own)
+
+
+def settings(base: TrialConfig, count: int, seed: int) -> tuple[Overlay, ...]:
+    """Return the settings that every cell tries: the base's own, and others around it.
+
+    The others are points of a scrambled Halton sequence (Owen, arXiv 1706.02808) in the logarithm
+    of each: spread out, the same for all cells, and the first of more are the same.
+    """
+    given = {
+        "training.learning_rate": base.training.learning_rate,
+        "training.head_learning_rate": base.training.head_learning_rate,
+        "objective.temperature": base.objective.temperature,
+    }
+    if count == 0:
+        return ({},)
+    points = qmc.Halton(len(TUNED), scramble=True, rng=seed).random(count - 1)
+    found = [given]
+    for point in points:
+        pairs = zip(TUNED.items(), point, strict=True)
+        found.append({n: _rounded(given[n] * span ** (2 * u - 1)) for (n, span), u in pairs})
+    if base.objective.learned_temperature:
+        for setting in found:
+            setting["objective.temperature"] = max(setting["objective.temperature"], 1 / MAX_SCALE)
+    return tuple(found)
+
+
+def _rounded(value: float) -> float:
+    """Return a value to a few digits, as a table shows it.
+
+    >>> _rounded(0.00123456)
+    0.00123
+    """
+    return round(value, DIGITS - 1 - math.floor(math.log10(value)))
+
+
+def tuning_runs(config: StudyConfig, made: Factorial) -> list[Run]:
+    """Return the tuning, block by block of one setting; none where there is nothing to choose."""
+    if len(made.settings) == 1:
+        return []
+    return [
+        Run(
+            role="tuning",
+            params={**made.cells[cell], **setting},
+            seed=config.base.seed,
+            steps=config.base.training.steps,
+            split="choosing",
+        )
+        for block, setting in enumerate(made.settings)
+        for cell in _by_lot(len(made.cells), [config.seed, 1, block])
+    ]
+
+
+def cell_runs(config: StudyConfig, made: Factorial, best: Sequence[Overlay | None]) -> list[Run]:
+    """Return the runs of the cells at their best settings, block by block of one seed.
+
+    A cell whose best setting is None, as none of its tuning was finished, is left out.
+    """
+    return [
+        Run(
+            role="control" if is_control(overlay(config.base, params), config.base) else "cell",
+            params={**params, **(best[cell] or {})},
+            seed=config.base.seed + 1 + block,
+            steps=config.base.training.steps,
+        )
+        for block in range(config.num_seeds)
+        for cell in _by_lot(len(made.cells), [config.seed, 2, block])
+        for params in [made.cells[cell]]
+        if best[cell] is not None
+    ]
+
+
+def _by_lot(count: int, seed: list[int]) -> list[int]:
+    return [int(place) for place in np.random.default_rng(seed).permutation(count)]
+
+
+def best_settings(
+    config: StudyConfig, made: Factorial, study: optuna.Study
+) -> list[Overlay | None]:
+    """Return each cell's best setting by what the tuning's study keeps; None if it has none.
+
+    The value of a trial is the mean over the categories of the choosing tasks. Of equal ones, the
+    setting that comes first is taken.
+    """
+    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    values = {_key(trial.user_attrs["params"]): trial.value for trial in done}
+    best: list[Overlay | None] = []
+    for params in made.cells:
+        scored = [(values.get(_key({**params, **s})), s) for s in made.settings]
+        known = [(value, setting) for value, setting in scored if value is not None]
+        best.append(max(known, key=lambda pair: pair[0])[1] if known else None)
+    return best
+
+
+def _key(params: Overlay) -> str:
+    return json.dumps(params, sort_keys=True)
+
+
+def run(config: StudyConfig, shape: Shape, folder: Path, run_act: RunAct, log: Log) -> bool:
+    """Tune all cells and run them; return whether the control could be compared with any.
+
+    What is run is decided once, from the space and from the tuning's study, and kept.
+    """
+    made = factorial(config, shape)
+    _keep(made, folder / "factorial.json")
+    best: list[Overlay | None] = [{} for _ in made.cells]
+    tuning = kept_runs(folder / TUNING / "plan.json", lambda: tuning_runs(config, made))
+    if tuning:
+        best = best_settings(config, made, run_act(TUNING, tuning))
+    for params, setting in zip(made.cells, best, strict=True):
+        if setting is None:
+            log(f"left out, as no tuning of it was finished: {_label(params, config.base)}")
+    runs = kept_runs(folder / CELLS / "plan.json", lambda: cell_runs(config, made, best))
+    if {run.role for run in runs} != {"control", "cell"}:
+        log("cells: nothing to compare; the control or all other cells have no finished tuning")
+        return False
+    run_act(CELLS, runs)
+    return True
+
+
+def _keep(made: Factorial, file: Path) -> None:
+    """Write the factorial down for people: its cells, settings, efficiency and aliases."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(asdict(made), indent=1) + "\n")
+
+
+def _label(params: Overlay, base: TrialConfig) -> str:
+    try:
+        return label(overlay(base, params))
+    except ConfigError:  # pragma: no cover - the preflight has built every cell
+        return str(params)
+
+
+def acts_of(config: StudyConfig, made: Factorial) -> tuple[Act, ...]:
+    """Return the acts of a factorial, for a forecast."""
+    num_tuning = len(tuning_runs(config, made))
+    tuning = Act(name=TUNING, num_trained=num_tuning, num_untrained=0, split="choosing")
+    num_runs = len(made.cells) * config.num_seeds
+    runs = Act(name=CELLS, num_trained=num_runs, num_untrained=0, split="confirming")
+    return (tuning, runs) if num_tuning else (runs,)
+
+
+def describe(config: StudyConfig, made: Factorial) -> list[str]:
+    """Return the plan in a few lines."""
+    words = ", ".join(f"{name} ({len(levels)})" for name, levels in made.factors.items())
+    if made.fraction:
+        size = f"a D-optimal fraction of {len(made.cells)} of {made.num_cells} cells of {words}"
+        lines = [size, *_describe_fraction(made.fraction)]
+    else:
+        lines = [f"all {made.num_cells} cells of {words}"]
+    tuned = f"{len(made.settings)} settings tuned in each, then " if config.tune else ""
+    return [
+        *lines,
+        f"{tuned}{config.num_seeds} seeds of each, in {config.num_seeds} blocks by lot",
+    ]
+
+
+def _describe_fraction(part: Fraction) -> list[str]:
+    """Return what a fraction can tell, and what it cannot."""
+    kind = "main effects and two-factor interactions" if part.interactions else "main effects"
+    told = f"{part.num_estimable} of {part.num_effects} effects (the mean, {kind}) can be told"
+    if part.num_estimable < part.num_effects:
+        told += f"; all with --fraction {part.num_effects}"
+    else:
+        told += f", with a D-efficiency of {part.efficiency:.0%} of the whole's, run for run"
+    if not part.aliases:
+        return [told]
+    first, other = part.aliases[0]
+    more = f" and {len(part.aliases) - 1} more pairs" if len(part.aliases) > 1 else ""
+    return [told, f"cannot be told apart: {first} and {other}{more} (factorial.json)"]

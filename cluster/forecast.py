@@ -1,0 +1,193 @@
+"""What a study will take: trials, memory, time, disk; and when it will have ended.
+
+Some designs of the space are built without memory for them and counted; the rest is arithmetic
+with this machine's own pace of matrix products, measured now. All texts are taken to be as long as
+they may be, and no trial to be stopped early, so a study mostly ends sooner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from cluster import confirm
+from cluster.settings import StudyConfig
+from cluster.slots import fit
+from cluster.surroundings import Node, Place, free_bytes, nodes
+from cluster.tracking import tracking_uri
+from search_spaces.drawing import CONTROL, Overlay
+from trainables.config import EMBEDDED_TASKS, Split, TrialConfig
+from trainables.cost import Cost, count_cost
+from trainables.estimate import EFFICIENCY, Estimate, estimate, matrix_rate, num_threads
+from trainables.overlay import overlay
+from trainables.shape import Shape
+
+BUILT = 6  # designs that are built and counted
+STARTUP_S = 25.0  # of the workers of an act: imports, process group, the first model
+TRIAL_S = 3.0  # of each trial: building, probing, reading the tasks, fitting the classifiers
+BYTES_KEPT = 4.0  # of a trained weight in a finished trial's folder, and again in MLflow's
+BYTES_CHECKPOINT = 16.0  # of a trained weight, with AdamW's state, in a checkpoint
+ITEMS_BYTES = 1e6  # of a trial's items and rows
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Demand:
+    """What one trial of a design needs."""
+
+    config: TrialConfig
+    needed: Estimate
+    cost: Cost
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Act:
+    """Trials that run one after the other or at once."""
+
+    name: str
+    num_trained: int
+    num_untrained: int
+    split: Split
+
+    @property
+    def num_trials(self) -> int:
+        """How many trials there are."""
+        return self.num_trained + self.num_untrained
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Forecast:
+    """What a study will take of the machines that it runs on."""
+
+    acts: tuple[Act, ...]
+    demands: tuple[Demand, ...]  # of some designs, the control first
+    place: Place
+    nodes: tuple[Node, ...]
+    at_once: int
+    threads: int  # of each worker
+    act_seconds: tuple[float, ...]
+    rate: float  # this machine's operations per second
+    disk_bytes: float
+    free_bytes: int
+    uncounted: tuple[str, ...]  # tasks whose texts nobody has counted
+
+    @property
+    def seconds(self) -> float:
+        """The time from start to end."""
+        return sum(self.act_seconds)
+
+    @property
+    def largest(self) -> Demand:
+        """The design that needs most memory."""
+        return max(self.demands, key=lambda demand: demand.needed.total_bytes)
+
+
+def forecast(
+    config: StudyConfig, acts: Sequence[Act], drawn: Sequence[Overlay], shape: Shape, place: Place
+) -> Forecast:
+    """Return what a study of designs such as those drawn will take.
+
+    Raises:
+        ConfigError: If no cluster answers, or it cannot place a single trial.
+    """
+    machines = nodes(place.address)
+    workers = config.base.engine.num_workers
+    pairs = [(node.cpus, node.gpus) for node in machines]
+    slots = fit(pairs, workers, place.at_once)
+    at_once, threads = slots.fitting(pairs), slots.threads
+    rate = matrix_rate(config.base.engine.precision)
+    demands = tuple(_demand(config.base, params, rate) for params in _some(drawn, shape))
+    on_gpus = any(node.gpus for node in machines)
+    slowness = 1.0 if on_gpus else num_threads() / threads  # a worker's, against the rate
+    found = [_act_seconds(act, demands, rate, slowness, at_once) for act in acts]
+    tasks = config.base.evaluation.tasks
+    return Forecast(
+        acts=tuple(acts),
+        demands=demands,
+        place=place,
+        nodes=machines,
+        at_once=at_once,
+        threads=threads,
+        act_seconds=tuple(found),
+        rate=rate,
+        disk_bytes=_disk_bytes(acts, demands, at_once, place),
+        free_bytes=free_bytes(place.outputs),
+        uncounted=tuple(task for task in tasks if task not in EMBEDDED_TASKS),
+    )
+
+
+def acts_of_search(config: StudyConfig) -> tuple[Act, ...]:
+    """Return the acts of a search that stops nothing early."""
+    finalists = min(config.num_finalists, max(config.num_trials - 1, 0))
+    return (
+        Act(name="search", num_trained=config.num_trials, num_untrained=0, split="choosing"),
+        Act(
+            name="confirm",
+            num_trained=(1 + finalists) * config.num_seeds,
+            num_untrained=len(confirm.UNTRAINED) + finalists,
+            split="confirming",
+        ),
+    )
+
+
+def _some(drawn: Sequence[Overlay], shape: Shape) -> list[Overlay]:
+    """Return the control, the widest of the designs and others evenly spread."""
+    widest = max(drawn, key=lambda params: _width(params, shape))
+    step = max(1, len(drawn) // (BUILT - 2))
+    return [dict(CONTROL), widest, *drawn[::step][: BUILT - 2]]
+
+
+def _width(params: Overlay, shape: Shape) -> float:
+    """Return what a head's parameters grow with."""
+    width = params.get("pooling.hidden_size") or shape.width
+    heads = params.get("pooling.num_heads", 0) * params.get("pooling.head_size", 0)
+    return float(width * heads + width * params.get("pooling.num_latents", 0))
+
+
+def _demand(base: TrialConfig, params: Overlay, rate: float) -> Demand:
+    config = overlay(base, params)
+    return Demand(config=config, needed=estimate(config, rate), cost=count_cost(config))
+
+
+def _act_seconds(
+    act: Act, demands: Sequence[Demand], rate: float, slowness: float, at_once: int
+) -> float:
+    """Return the time of an act: each trial trains and is scored, so many at once."""
+    scoring = fmean(_scoring_seconds(demand, act.split, rate) for demand in demands)
+    training = fmean(
+        demand.needed.seconds + _adaptation_seconds(demand, rate) for demand in demands
+    )
+    trials = act.num_trials
+    work = trials * scoring + act.num_trained * training
+    return STARTUP_S + (work * slowness + trials * TRIAL_S) / min(at_once, max(trials, 1))
+
+
+def _scoring_seconds(demand: Demand, split: Split, rate: float) -> float:
+    """Return the time of encoding the embedded tasks' texts once."""
+    from trainables.embedded_content import num_texts
+
+    evaluation = demand.config.evaluation
+    known = [task for task in evaluation.tasks if task in EMBEDDED_TASKS]
+    tokens = sum(num_texts(task, split) for task in known) * evaluation.max_tokens
+    return tokens * demand.cost.flops_per_token / (EFFICIENCY * rate)
+
+
+def _adaptation_seconds(demand: Demand, rate: float) -> float:
+    """Return the time of a warm-up, without the language model's head."""
+    given, training = demand.config.adaptation, demand.config.training
+    if given.kind == "none":
+        return 0.0
+    tokens = given.steps * given.batch_size * training.max_passage_tokens
+    workers = demand.config.engine.num_workers
+    return 3 * tokens * demand.cost.flops_per_token / (EFFICIENCY * rate) / workers
+
+
+def _disk_bytes(
+    acts: Sequence[Act], demands: Sequence[Demand], at_once: int, place: Place
+) -> float:
+    """Return what the trials leave behind, and two checkpoints of each that runs at once."""
+    trained = [demand.cost.trainable_parameters for demand in demands]
+    copies = 2 if tracking_uri(place.outputs).startswith("sqlite") else 1
+    num = sum(act.num_trials for act in acts)
+    kept = num * copies * (BYTES_KEPT * fmean(trained) + ITEMS_BYTES)
+    return kept + at_once * 2 * BYTES_CHECKPOINT * max(trained)

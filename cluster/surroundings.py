@@ -1,0 +1,175 @@
+"""What a study finds around it: folders, MLflow, nodes; all asked before a trial starts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from cluster import dispatch
+from trainables.faults import check
+
+TIMEOUT_S = 3  # for a server's answer
+PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433, "redis": 6379}
+SQLITE = b"SQLite format 3\0"  # what such a file begins with
+LOCAL_STORES = "MLFLOW_ALLOW_FILE_STORE"  # MLflow's own word for plain folders
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Where a study runs."""
+
+    outputs: Path
+    address: str | None = None  # of a Ray cluster; None: this machine
+    at_once: int | None = None  # trials; None: all that fit
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Node:
+    """What one machine has; the memory is None where it is not known."""
+
+    cpus: int
+    gpus: int
+    memory_bytes: float | None  # of a GPU where there are any, else of the machine
+
+
+@lru_cache(maxsize=4)  # connecting takes seconds
+def nodes(address: str | None) -> tuple[Node, ...]:
+    """Return the machines of a cluster, or this one.
+
+    Raises:
+        ConfigError: If no cluster answers at `address`.
+    """
+    if address is None:
+        from trainables.estimate import machine_bytes, num_gpus
+
+        cpus = len(os.sched_getaffinity(0))
+        return (Node(cpus=cpus, gpus=num_gpus(), memory_bytes=float(machine_bytes())),)
+    check({"address": _address_fault(address)})
+    with dispatch.ray_cluster(address):
+        import ray
+
+        found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return tuple(
+        Node(
+            cpus=int(has.get("CPU", 0)),
+            gpus=int(has.get("GPU", 0)),
+            memory_bytes=None if has.get("GPU") else has.get("memory"),
+        )
+        for has in found
+    )
+
+
+def _address_fault(address: str) -> str | None:
+    """Return why nothing listens at a cluster's address; Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():  # such as auto
+        return None
+    fault = server_fault(f"ray://{host}:{port}")
+    remedy = "start one with `ray start --head`, or leave --address out"
+    return f"expected a Ray cluster that answers, got {fault}; {remedy}" if fault else None
+
+
+def folder_fault(folder: Path) -> str | None:
+    """Return why files cannot be made in a folder, which need not be there yet."""
+    nearest = existing(folder)
+    if not nearest.is_dir():
+        return f"expected a folder, got a file at {nearest}"
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        return f"expected a folder that you may write in, got {nearest}; give another one"
+    return None
+
+
+def existing(path: Path) -> Path:
+    """Return the nearest part of a path that exists."""
+    return next(part for part in (path, *path.parents) if part.exists())
+
+
+def free_bytes(folder: Path) -> int:
+    """Return what is free on the disk that holds, or will hold, a folder."""
+    return shutil.disk_usage(existing(folder)).free
+
+
+def tracking_fault(uri: str) -> str | None:
+    """Return why MLflow cannot be reached at a URI; nothing is made there."""
+    remedy = "start it, or unset MLFLOW_TRACKING_URI to use a file in the outputs folder"
+    scheme = urlsplit(uri).scheme.partition("+")[0]
+    if scheme == "sqlite":
+        fault = sqlite_fault(uri)
+        return f"{fault}; {remedy.partition(', or ')[2]}" if fault else None
+    if scheme in ("http", "https"):
+        fault = _mlflow_fault(uri)
+    elif scheme in PORTS:
+        fault = server_fault(uri)
+    elif scheme in ("", "file") and uri != "databricks":
+        allowed = os.environ.get(LOCAL_STORES, "").lower() == "true"
+        return None if allowed else f"expected a server or sqlite:///FILE, got {uri!r}; {remedy}"
+    else:  # a managed service, which has its own login
+        return None
+    if fault is None:
+        return None
+    return f"expected a server that answers within {TIMEOUT_S} s, got {fault}; {remedy}"
+
+
+def sqlite_fault(uri: str) -> str | None:
+    """Return why a SQLite file cannot be used; it need not be there yet."""
+    file = Path(urlsplit(uri).path.removeprefix("/") or "/")
+    if file.is_dir():
+        return f"expected a file, got the folder {file}"
+    if file.exists():
+        with file.open("rb") as begun:
+            start = begun.read(len(SQLITE))
+        if start and start != SQLITE:
+            return f"expected an SQLite file, got another kind of file at {file}"
+        return None if os.access(file, os.W_OK) else f"expected to be allowed to write {file}"
+    return folder_fault(file.absolute().parent)
+
+
+def server_fault(url: str) -> str | None:
+    """Return why the server of a database's URL cannot be reached."""
+    parts = urlsplit(url)
+    port = parts.port or PORTS.get(parts.scheme.partition("+")[0])
+    if not parts.hostname or not port:
+        return f"no host and port in {parts.scheme}://…"
+    try:
+        with socket.create_connection((parts.hostname, port), timeout=TIMEOUT_S):
+            return None
+    except OSError as error:
+        return f"{type(error).__name__} from {parts.hostname}:{port}"
+
+
+def _mlflow_fault(uri: str) -> str | None:
+    """Ask a tracking server for its experiments, as a study will."""
+    from mlflow import MlflowClient
+
+    with _impatient():
+        try:
+            MlflowClient(uri).search_experiments(max_results=1)
+        except Exception as error:  # requests', urllib3's and MLflow's own
+            lines = str(error).strip().splitlines() or ["no message"]
+            return f"{type(error).__name__} from {uri} ({lines[0][:200]})"
+    return None
+
+
+@contextmanager
+def _impatient() -> Iterator[None]:
+    """Let MLflow wait a few seconds and try once; it would try for minutes."""
+    given = {
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(TIMEOUT_S),
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    }
+    before = {name: os.environ.get(name) for name in given}
+    os.environ |= given
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
