@@ -40,14 +40,16 @@ def fault(known: object) -> str | None:
     )
 
 
-class _Follower:
+class Follower:
     """Draws a given design as far as a space has it."""
 
     def __init__(self, wanted: Mapping[str, Any]) -> None:
+        """Follow the design `wanted`, by dotted names."""
         self._wanted = wanted
         self.drawn: dict[str, Any] = {}
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        """Return the design's own choice, or the first where it has none of them."""
         value = self._wanted.get(name.partition("[")[0])
         self.drawn[name] = value if value in choices else choices[0]
         return self.drawn[name]
@@ -56,7 +58,7 @@ class _Follower:
 def design(known: Known, base: TrialConfig, shape: Shape) -> tuple[Overlay, dict[str, Any]]:
     """Return a known design, the rest of it the base's, and what to follow a space by."""
     if isinstance(known, str):
-        found = literature(_Follower({"preset": known}), base, shape)
+        found = literature(Follower({"preset": known}), base, shape)
         return found, found | {"preset": known}
     usual = {name: v for name, v in flatten(as_dict(base)).items() if name in CONTROL}
     found = usual | {name: v for name, v in known.items() if name != "preset"}
@@ -90,7 +92,7 @@ def queue(
         if place in there:
             continue
         found, wanted = design(each, base, shape)
-        follower = _Follower(wanted)
+        follower = Follower(wanted)
         reached = space(follower, base, shape)
         fits = digest(overlay(base, reached)) == digest(overlay(base, found))
         mark = {PLACE: place, DESIGN: found} | ({} if fits else {UNSEEN: True})

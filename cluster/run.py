@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from cluster import confirm, dispatch, factorial, plan, preflight, priors, samplers
 from cluster.confirm import Run
+from cluster.earlier_runs import SCHEME, earlier_runs
 from cluster.forecast import Forecast
 from cluster.ledger import Ledger
 from cluster.progress import Console, EventLog, Progress
@@ -23,7 +24,7 @@ from cluster.settings import StudyConfig, to_plain, write_once
 from cluster.storage import open_storage
 from cluster.study import open_study, rules
 from cluster.surroundings import Place
-from cluster.tracking import Tracker
+from cluster.tracking import Tracker, tracking_uri
 from cluster.trials import Observer, Proposal
 from search_spaces.spaces import SPACES
 from trainables.config import (
@@ -101,8 +102,7 @@ def run_study(
         ConfigError: If the study's folder holds other settings, or another process works on it.
     """
     folder = outputs / config.name
-    given = config.warm_start
-    source = None if given is None else priors.open_source(given, outputs)
+    source = _earlier(config, outputs)
     write_once(config, folder)
     lock = FileLock(folder / "driver.lock")
     try:
@@ -123,6 +123,20 @@ def run_study(
                 confirmed = acts.confirm()
         write_report(folder, tracker, log)
         return confirmed
+
+
+def _earlier(config: StudyConfig, outputs: Path) -> optuna.Study | None:
+    """Return what the search is to learn from before it starts."""
+    from trainables import designs
+
+    given, base = config.warm_start, config.base
+    if given is None:
+        return None
+    if not given.startswith(SCHEME):
+        return priors.open_source(given, outputs)
+    space, shape = SPACES[config.space], designs.shape(base.backbone)
+    study, uri = given.removeprefix(SCHEME), tracking_uri(outputs)
+    return earlier_runs(study, uri, space, base, shape, config.objectives)
 
 
 class _Acts:
