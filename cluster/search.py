@@ -70,8 +70,8 @@ FIRST = (
 )
 WARM_START = (
     "an earlier study of ours whose finished trials the sampler is to know: its name in the "
-    "outputs folder, its folder, URL#STUDY, or as MLflow has them mlflow:STUDY, or mlflow: for all "
-    "studies that it has; they are not among the trials of this study"
+    "outputs folder, its folder, URL#STUDY, or, as MLflow has them, mlflow:STUDY (mlflow: for all "
+    "studies); they are not among the trials of this study"
 )
 STORAGE = (
     "a database for the trials, as postgresql://host/name (default: a journal in the study's "
