@@ -29,6 +29,12 @@ SAMPLES = 300  # designs drawn from the space to see whether all can be built
 BUILT = ("attention.mask", "attention.key_value_heads", "pooling.head")  # what is built
 ANY = Shape(depth=6, width=576, num_heads=9, num_key_value_heads=3)  # where the model's is unknown
 
+OF_SEARCH = (
+    *("num_trials", "num_finalists", "objectives", "sampler", "num_startup", "pruner"),
+    *("first_rung", "factor", "first", "warm_start"),
+)
+OF_FACTORIAL = ("fraction", "factors", "tune")
+
 
 class Faults:
     """Collects the faults of several checks, so that a person mends them all at once."""
@@ -124,9 +130,9 @@ def mode_faults(study: Mapping[str, Any]) -> dict[str, str | None]:
     """
     if study.get("mode", StudyConfig().mode) == "factorial":
         reason = "expected without mode 'factorial', whose cells are neither drawn nor chosen"
-        return {name: reason for name in ("num_trials", "num_finalists") if name in study}
+        return {name: reason for name in OF_SEARCH if study.get(name)}
     reason = "expected with mode 'factorial' only; add --mode factorial, or leave it out"
-    return {name: reason for name in ("fraction", "factors", "tune") if name in study}
+    return {name: reason for name in OF_FACTORIAL if study.get(name)}
 
 
 def _check_owned(

@@ -141,6 +141,11 @@ class Console:
         self._progress.live[trial.name] = (int(report["step"]), steps, label)
         self._show()
 
+    def paused(self, trial: Assignment) -> None:
+        """Show that a trial waits, until it is started again or ended."""
+        self._progress.live.pop(trial.name, None)
+        self._show()
+
     def ended(self, trial: Assignment, ending: Ending) -> None:
         """Show how a trial ended."""
         best = self._progress.best
@@ -254,6 +259,10 @@ class EventLog:
         """Write where a trial stands."""
         values = f"loss {report['loss']:.4f}, quick score {report['quick_score']:.4f}"
         self._write(f"{trial.name} step {int(report['step'])}: {values}")
+
+    def paused(self, trial: Assignment) -> None:
+        """Write that a trial waits."""
+        self._write(f"{trial.name} paused")
 
     def ended(self, trial: Assignment, ending: Ending) -> None:
         """Write the score, or the whole reason."""
