@@ -34,12 +34,13 @@ EXAMPLES = """examples:
       eight workers for each trial, and DeepSpeed settings that no field makes
   python -m cluster.search --study mixed --train-data boolq=0.5 pairs.jsonl=2 mined.parquet
       a mix: four steps of seven draw from pairs.jsonl, two from mined.parquet, one from boolq
-  python -m cluster.search --study grid --mode factorial --space attention \
-      --factors attention.mask pooling.token_scope --seeds 3
+  python -m cluster.search --study grid --mode factorial --space attention --seeds 3 \\
+      --factors attention.mask pooling.token_scope
       an ablation: all cells of two factors, in blocks of one seed each, against the control
-  python -m cluster.search --study part --mode factorial --fraction 16 --tune 4 --dry-run
-      16 cells of the whole space that tell its main effects best; in each, four settings of the
-      learning rates and the temperature are tried first; what it would cost, and nothing more
+  python -m cluster.search --study part --mode factorial --space attention --fraction main \\
+      --tune 4 --dry-run
+      as many cells of the whole space as tell its main effects; each tries four settings of the
+      learning rates and the temperature first; says what it would cost and runs nothing
   python -m cluster.search --study embedded --address auto
       the same search on the Ray cluster that this machine belongs to
 """
@@ -72,8 +73,15 @@ def parser() -> argparse.ArgumentParser:
         help="factorial: cells to run, or main (effects) or pairs (two-factor interactions too) "
         "for as many as tell them (default: all)",
     )
-    study.add_argument("--factors", nargs="+", metavar="NAME", help="factorial: all that vary")
-    study.add_argument("--tune", metavar="N", help="factorial: settings tried in each cell")
+    study.add_argument(
+        "--factors",
+        nargs="+",
+        metavar="NAME",
+        help="factorial: what varies (default: all that the space varies)",
+    )
+    study.add_argument(
+        "--tune", metavar="N", help="factorial: settings tried in each cell (default: 0)"
+    )
     study.add_argument("--seed", metavar="N", help="of the proposals (default: 0)")
     study.add_argument("--model", help="a folder or a hub id (default: the embedded one)")
     study.add_argument("--layers", metavar="N", help="first layers kept, or all (default: 6)")
