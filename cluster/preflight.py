@@ -10,7 +10,7 @@ from typing import Any
 
 import optuna
 
-from cluster.factorial import Factorial, acts_of, factorial, tuning_runs
+from cluster.factorial import Factorial, acts_of, factorial
 from cluster.forecast import Forecast, acts_of_search, forecast
 from cluster.plan import resource_faults
 from cluster.settings import StudyConfig
@@ -188,7 +188,7 @@ def _check_tasks(base: TrialConfig, faults: Faults) -> None:
 def _checked_factorial(config: StudyConfig, shape: Shape) -> Factorial:
     """Return a factorial all of whose cells and settings can be had."""
     made, faults = factorial(config, shape), Faults()
-    for params in [*made.cells, *(run.params for run in tuning_runs(config, made))]:
+    for params in [*made.cells, *made.settings]:  # a setting changes no design
         faults.during(partial(_check_one, config.base, params, shape))
     faults.refuse()
     return made
