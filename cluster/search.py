@@ -25,6 +25,13 @@ EXAMPLES = """examples:
       the embedded model and data, both ablations at once, into outputs/embedded
   python -m cluster.search --study masks --space attention --trials 12
       ablation 1 alone: masks, key/value heads, adaptation, attention in the pooling head
+  python -m cluster.search --study grid --mode factorial --space attention --seeds 3 \\
+      --factors attention.mask pooling.token_scope
+      an ablation: all cells of two factors, in blocks of one seed each, against the control
+  python -m cluster.search --study part --mode factorial --space attention --fraction main \\
+      --tune 4 --dry-run
+      as many cells of the whole space as tell its main effects; each tries four settings of the
+      learning rates and the temperature first; says what it would cost and runs nothing
   python -m cluster.search --study papers --space literature --set instructions.query="Answer: "
       the designs of the literature by name, those that need an instruction too
   python -m cluster.search --study mine --model Qwen/Qwen2-0.5B --layers all \\
@@ -34,13 +41,6 @@ EXAMPLES = """examples:
       eight workers for each trial, and DeepSpeed settings that no field makes
   python -m cluster.search --study mixed --train-data boolq=0.5 pairs.jsonl=2 mined.parquet
       a mix: four steps of seven draw from pairs.jsonl, two from mined.parquet, one from boolq
-  python -m cluster.search --study grid --mode factorial --space attention --seeds 3 \\
-      --factors attention.mask pooling.token_scope
-      an ablation: all cells of two factors, in blocks of one seed each, against the control
-  python -m cluster.search --study part --mode factorial --space attention --fraction main \\
-      --tune 4 --dry-run
-      as many cells of the whole space as tell its main effects; each tries four settings of the
-      learning rates and the temperature first; says what it would cost and runs nothing
   python -m cluster.search --study embedded --address auto
       the same search on the Ray cluster that this machine belongs to
 """
@@ -63,9 +63,6 @@ def parser() -> argparse.ArgumentParser:
     study = made.add_argument_group("the study (a study keeps these settings)")
     study.add_argument("--study", default="embedded", help="its name (default: embedded)")
     study.add_argument("--space", help="attention, pooling, joint or literature (default: joint)")
-    study.add_argument("--trials", metavar="N", help="designs to try (default: 10)")
-    study.add_argument("--finalists", metavar="N", help="designs to confirm (default: 2)")
-    study.add_argument("--seeds", metavar="N", help="fresh seeds of each (default: 3)")
     study.add_argument("--mode", help="search or factorial (default: search)")
     study.add_argument(
         "--fraction",
@@ -82,6 +79,9 @@ def parser() -> argparse.ArgumentParser:
     study.add_argument(
         "--tune", metavar="N", help="factorial: settings tried in each cell (default: 0)"
     )
+    study.add_argument("--trials", metavar="N", help="designs to try (default: 10)")
+    study.add_argument("--finalists", metavar="N", help="designs to confirm (default: 2)")
+    study.add_argument("--seeds", metavar="N", help="fresh seeds of each (default: 3)")
     study.add_argument("--seed", metavar="N", help="of the proposals (default: 0)")
     study.add_argument("--model", help="a folder or a hub id (default: the embedded one)")
     study.add_argument("--layers", metavar="N", help="first layers kept, or all (default: 6)")
@@ -107,14 +107,14 @@ def settings(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, A
     study = {
         "name": arguments.study,
         "space": arguments.space,
-        "num_trials": value(arguments.trials),
-        "num_finalists": value(arguments.finalists),
-        "num_seeds": value(arguments.seeds),
-        "seed": value(arguments.seed),
         "mode": arguments.mode,
         "fraction": value(arguments.fraction),
         "factors": arguments.factors and tuple(arguments.factors),
         "tune": value(arguments.tune),
+        "num_trials": value(arguments.trials),
+        "num_finalists": value(arguments.finalists),
+        "num_seeds": value(arguments.seeds),
+        "seed": value(arguments.seed),
     }
     trial = {
         "backbone.model": whole_path(arguments.model),
