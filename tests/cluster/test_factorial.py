@@ -66,10 +66,8 @@ class Machine:
             if len(self.done) == self.patience:
                 raise KeyboardInterrupt
             self.done.append(trial)
-            ledger.complete(
-                trial.number,
-                {"scores": {"a": score_of(trial)}, "categories": {"a": "STS"}, "failures": {}},
-            )
+            outcome = {"scores": {"a": score_of(trial)}, "categories": {"a": "STS"}}
+            ledger.complete(trial.number, outcome | {"failures": {}, "cost": {}})
         return study
 
     def run(self) -> bool:
