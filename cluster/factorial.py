@@ -11,7 +11,6 @@ Nothing is stopped early.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -20,28 +19,21 @@ from typing import Any, Protocol
 
 import numpy as np
 import optuna
-from optuna.trial import TrialState
-from scipy.stats import qmc
 
 from cluster.confirm import Run, is_control, kept_runs
 from cluster.forecast import Act
 from cluster.settings import StudyConfig
+from cluster.tuning import best_settings, settings
 from search_spaces.drawing import CONTROL, Overlay
 from search_spaces.factorial import Cell, cells, factors_of
 from search_spaces.fraction import Fraction, fraction, num_effects
 from search_spaces.spaces import SPACES
-from trainables.config import MAX_SCALE, ConfigError, TrialConfig
+from trainables.config import TrialConfig
 from trainables.faults import check, one_of
 from trainables.identity import design_digest, label
 from trainables.overlay import overlay
 from trainables.shape import Shape
 
-TUNED = {  # how far from the base's own, as a factor either way
-    "training.learning_rate": 4.0,
-    "training.head_learning_rate": 4.0,
-    "objective.temperature": 3.0,
-}
-DIGITS = 3  # of a tuned value
 TUNING, CELLS = "tune", "cells"  # the acts, and their folders
 
 Log = Callable[[str], None]
@@ -72,22 +64,11 @@ def factorial(config: StudyConfig, shape: Shape) -> Factorial:
     Raises:
         ConfigError: If a factor is none of the space's, or the fraction has too many cells.
     """
-    base = config.base
-    everything, control = _distinct(config, shape)
-    known = factors_of(cells(SPACES[config.space], base, shape)) if config.factors else {}
-    faults = {f"factors.{n}": one_of(n, tuple(known)) for n in config.factors if n not in known}
+    base, given = config.base, (config.space, config.base, shape, config.factors)
+    everything, control = _distinct(*given)
     size = _size(config, everything)
-    if size > len(everything):
-        faults["fraction"] = (
-            f"expected at most {len(everything)}, the cells of the space, got {size}; "
-            "leave it out for all of them"
-        )
-    if len(everything) < 2:
-        faults["space"] = f"expected at least two cells, got {len(everything)}"
-    check(faults)
-    part = None
-    if size < len(everything):
-        part = fraction(everything, size, seed=config.seed, kept=[control])
+    check(_faults(config, shape, everything, size))
+    part = None if size == len(everything) else _part(*given, size, config.seed)
     chosen = part.chosen if part else range(len(everything))
     others = [everything[place].params for place in chosen if place != control]
     return Factorial(
@@ -99,6 +80,24 @@ def factorial(config: StudyConfig, shape: Shape) -> Factorial:
     )
 
 
+def _faults(
+    config: StudyConfig, shape: Shape, everything: Sequence[Cell], size: int
+) -> dict[str, str | None]:
+    known: tuple[str, ...] = ()
+    if config.factors:
+        whole, _ = _distinct(config.space, config.base, shape, ())
+        known = tuple(factors_of(whole))
+    faults = {f"factors.{n}": one_of(n, known) for n in config.factors if n not in known}
+    if size > len(everything):
+        faults["fraction"] = (
+            f"expected at most {len(everything)}, the cells of the space, got {size}; "
+            "leave it out for all of them"
+        )
+    if len(everything) < 2:
+        faults["space"] = f"expected at least two cells, got {len(everything)}"
+    return faults
+
+
 def _size(config: StudyConfig, everything: Sequence[Cell]) -> int:
     """Return how many cells are run."""
     if isinstance(config.fraction, str):
@@ -106,48 +105,26 @@ def _size(config: StudyConfig, everything: Sequence[Cell]) -> int:
     return len(everything) if config.fraction is None else config.fraction
 
 
-@lru_cache(maxsize=2)
-def _distinct(config: StudyConfig, shape: Shape) -> tuple[list[Cell], int]:
+@lru_cache(maxsize=4)
+def _distinct(
+    space: str, base: TrialConfig, shape: Shape, factors: tuple[str, ...]
+) -> tuple[list[Cell], int]:
     """Return the cells, of equal designs the first, and the place of the control."""
     found: dict[str, Cell] = {}
-    for cell in cells(SPACES[config.space], config.base, shape, config.factors):
-        found.setdefault(design_digest(overlay(config.base, cell.params)), cell)
-    own = design_digest(overlay(config.base, CONTROL))
+    for cell in cells(SPACES[space], base, shape, factors):
+        found.setdefault(design_digest(overlay(base, cell.params)), cell)
+    own = design_digest(overlay(base, CONTROL))
     found.setdefault(own, Cell(levels={}, params=dict(CONTROL)))
     return list(found.values()), list(found).index(own)
 
 
-def settings(base: TrialConfig, count: int, seed: int) -> tuple[Overlay, ...]:
-    """Return the settings that every cell tries: the base's own, and others around it.
-
-    The others are points of a scrambled Halton sequence (Owen, arXiv 1706.02808) in the logarithm
-    of each: spread out, the same for all cells, and the first of more are the same.
-    """
-    given = {
-        "training.learning_rate": base.training.learning_rate,
-        "training.head_learning_rate": base.training.head_learning_rate,
-        "objective.temperature": base.objective.temperature,
-    }
-    if count == 0:
-        return ({},)
-    points = qmc.Halton(len(TUNED), scramble=True, rng=seed).random(count - 1)
-    found = [given]
-    for point in points:
-        pairs = zip(TUNED.items(), point, strict=True)
-        found.append({n: _rounded(given[n] * span ** (2 * u - 1)) for (n, span), u in pairs})
-    if base.objective.learned_temperature:
-        for setting in found:
-            setting["objective.temperature"] = max(setting["objective.temperature"], 1 / MAX_SCALE)
-    return tuple(found)
-
-
-def _rounded(value: float) -> float:
-    """Return a value to a few digits, as a table shows it.
-
-    >>> _rounded(0.00123456)
-    0.00123
-    """
-    return round(value, DIGITS - 1 - math.floor(math.log10(value)))
+@lru_cache(maxsize=4)
+def _part(
+    space: str, base: TrialConfig, shape: Shape, factors: tuple[str, ...], size: int, seed: int
+) -> Fraction:
+    """Return the fraction of so many cells, the control among them."""
+    everything, control = _distinct(space, base, shape, factors)
+    return fraction(everything, size, seed=seed, kept=[control])
 
 
 def tuning_runs(config: StudyConfig, made: Factorial) -> list[Run]:
@@ -190,28 +167,6 @@ def _by_lot(count: int, seed: list[int]) -> list[int]:
     return [int(place) for place in np.random.default_rng(seed).permutation(count)]
 
 
-def best_settings(
-    config: StudyConfig, made: Factorial, study: optuna.Study
-) -> list[Overlay | None]:
-    """Return each cell's best setting by what the tuning's study keeps; None if it has none.
-
-    The value of a trial is the mean over the categories of the choosing tasks. Of equal ones, the
-    setting that comes first is taken.
-    """
-    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    values = {_key(trial.user_attrs["params"]): trial.value for trial in done}
-    best: list[Overlay | None] = []
-    for params in made.cells:
-        scored = [(values.get(_key({**params, **s})), s) for s in made.settings]
-        known = [(value, setting) for value, setting in scored if value is not None]
-        best.append(max(known, key=lambda pair: pair[0])[1] if known else None)
-    return best
-
-
-def _key(params: Overlay) -> str:
-    return json.dumps(params, sort_keys=True)
-
-
 def run(config: StudyConfig, shape: Shape, folder: Path, run_act: RunAct, log: Log) -> bool:
     """Tune all cells and run them; return whether the control could be compared with any.
 
@@ -222,10 +177,12 @@ def run(config: StudyConfig, shape: Shape, folder: Path, run_act: RunAct, log: L
     best: list[Overlay | None] = [{} for _ in made.cells]
     tuning = kept_runs(folder / TUNING / "plan.json", lambda: tuning_runs(config, made))
     if tuning:
-        best = best_settings(config, made, run_act(TUNING, tuning))
+        best = best_settings(made.cells, made.settings, run_act(TUNING, tuning))
     for params, setting in zip(made.cells, best, strict=True):
         if setting is None:
-            log(f"left out, as no tuning of it was finished: {_label(params, config.base)}")
+            log(
+                f"left out, as no tuning of it was finished: {label(overlay(config.base, params))}"
+            )
     runs = kept_runs(folder / CELLS / "plan.json", lambda: cell_runs(config, made, best))
     if {run.role for run in runs} != {"control", "cell"}:
         log("cells: nothing to compare; the control or all other cells have no finished tuning")
@@ -240,16 +197,9 @@ def _keep(made: Factorial, file: Path) -> None:
     file.write_text(json.dumps(asdict(made), indent=1) + "\n")
 
 
-def _label(params: Overlay, base: TrialConfig) -> str:
-    try:
-        return label(overlay(base, params))
-    except ConfigError:  # pragma: no cover - the preflight has built every cell
-        return str(params)
-
-
 def acts_of(config: StudyConfig, made: Factorial) -> tuple[Act, ...]:
     """Return the acts of a factorial, for a forecast."""
-    num_tuning = len(tuning_runs(config, made))
+    num_tuning = len(made.cells) * len(made.settings) if config.tune else 0
     tuning = Act(name=TUNING, num_trained=num_tuning, num_untrained=0, split="choosing")
     num_runs = len(made.cells) * config.num_seeds
     runs = Act(name=CELLS, num_trained=num_runs, num_untrained=0, split="confirming")

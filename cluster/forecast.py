@@ -13,8 +13,7 @@ from statistics import fmean
 
 from cluster import confirm
 from cluster.settings import StudyConfig
-from cluster.slots import fit
-from cluster.surroundings import Node, Place, free_bytes, nodes
+from cluster.surroundings import Node, Place, free_bytes, nodes, placed
 from cluster.tracking import tracking_uri
 from search_spaces.drawing import CONTROL, Overlay
 from trainables.config import EMBEDDED_TASKS, Split, TrialConfig
@@ -92,9 +91,7 @@ def forecast(
     """
     machines = nodes(place.address)
     workers = config.base.engine.num_workers
-    pairs = [(node.cpus, node.gpus) for node in machines]
-    slots = fit(pairs, workers, place.at_once)
-    at_once, threads = slots.fitting(pairs), slots.threads
+    at_once, threads = placed(machines, workers, place.at_once)
     rate = matrix_rate(config.base.engine.precision)
     demands = tuple(_demand(config.base, params, rate) for params in _some(drawn, shape))
     on_gpus = any(node.gpus for node in machines)

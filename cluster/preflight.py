@@ -10,7 +10,7 @@ from typing import Any
 
 import optuna
 
-from cluster.factorial import Factorial, acts_of, factorial, tuning_runs
+from cluster.factorial import Factorial, acts_of, factorial
 from cluster.forecast import Forecast, acts_of_search, forecast
 from cluster.plan import resource_faults
 from cluster.settings import StudyConfig
@@ -28,6 +28,12 @@ from trainables.shape import Shape
 SAMPLES = 300  # designs drawn from the space to see whether all can be built
 BUILT = ("attention.mask", "attention.key_value_heads", "pooling.head")  # what is built
 ANY = Shape(depth=6, width=576, num_heads=9, num_key_value_heads=3)  # where the model's is unknown
+
+OF_SEARCH = (
+    *("num_trials", "num_finalists", "objectives", "sampler", "num_startup", "pruner"),
+    *("first_rung", "factor", "first", "warm_start"),
+)
+OF_FACTORIAL = ("fraction", "factors", "tune")
 
 
 class Faults:
@@ -124,9 +130,9 @@ def mode_faults(study: Mapping[str, Any]) -> dict[str, str | None]:
     """
     if study.get("mode", StudyConfig().mode) == "factorial":
         reason = "expected without mode 'factorial', whose cells are neither drawn nor chosen"
-        return {name: reason for name in ("num_trials", "num_finalists") if name in study}
+        return {name: reason for name in OF_SEARCH if study.get(name)}
     reason = "expected with mode 'factorial' only; add --mode factorial, or leave it out"
-    return {name: reason for name in ("fraction", "factors", "tune") if name in study}
+    return {name: reason for name in OF_FACTORIAL if study.get(name)}
 
 
 def _check_owned(
@@ -182,7 +188,7 @@ def _check_tasks(base: TrialConfig, faults: Faults) -> None:
 def _checked_factorial(config: StudyConfig, shape: Shape) -> Factorial:
     """Return a factorial all of whose cells and settings can be had."""
     made, faults = factorial(config, shape), Faults()
-    for params in [*made.cells, *(run.params for run in tuning_runs(config, made))]:
+    for params in [*made.cells, *made.settings]:  # a setting changes no design
         faults.during(partial(_check_one, config.base, params, shape))
     faults.refuse()
     return made

@@ -142,7 +142,7 @@ class Console:
         self._show()
 
     def paused(self, trial: Assignment) -> None:
-        """Show the trial among those that run no more."""
+        """Show that a trial waits, until it is started again or ended."""
         self._progress.live.pop(trial.name, None)
         self._show()
 

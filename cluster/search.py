@@ -28,6 +28,13 @@ EXAMPLES = """examples:
       the embedded model and data, both ablations at once, into outputs/embedded
   python -m cluster.search --study masks --space attention --trials 12
       ablation 1 alone: masks, key/value heads, adaptation, attention in the pooling head
+  python -m cluster.search --study grid --mode factorial --space attention --seeds 3 \\
+      --factors attention.mask pooling.token_scope
+      an ablation: all cells of two factors, in blocks of one seed each, against the control
+  python -m cluster.search --study part --mode factorial --space attention --fraction main \\
+      --tune 4 --dry-run
+      as many cells of the whole space as tell its main effects; each tries four settings of the
+      learning rates and the temperature first; says what it would cost and runs nothing
   python -m cluster.search --study papers --space literature --set instructions.query="Answer: "
       the designs of the literature by name, those that need an instruction too
   python -m cluster.search --study mine --model Qwen/Qwen2-0.5B --layers all \\
@@ -43,12 +50,6 @@ EXAMPLES = """examples:
       quality against the size of the vectors and the cost of encoding, without early stops
   python -m cluster.search --study more --warm-start embedded --first nv_embed llm2vec mine.json
       what the study embedded has learned, and known designs before any other
-  python -m cluster.search --study grid --mode factorial --space attention \
-      --factors attention.mask pooling.token_scope --seeds 3
-      an ablation: all cells of two factors, in blocks of one seed each, against the control
-  python -m cluster.search --study part --mode factorial --fraction 16 --tune 4 --dry-run
-      16 cells of the whole space that tell its main effects best; in each, four settings of the
-      learning rates and the temperature are tried first; what it would cost, and nothing more
   python -m cluster.search --study embedded --address auto
       the same search on the Ray cluster that this machine belongs to
 """
@@ -90,9 +91,6 @@ def parser() -> argparse.ArgumentParser:
     study = made.add_argument_group("the study (a study keeps these settings)")
     study.add_argument("--study", default="embedded", help="its name (default: embedded)")
     study.add_argument("--space", help="attention, pooling, joint or literature (default: joint)")
-    study.add_argument("--trials", metavar="N", help="designs to try (default: 10)")
-    study.add_argument("--finalists", metavar="N", help="designs to confirm (default: 2)")
-    study.add_argument("--seeds", metavar="N", help="fresh seeds of each (default: 3)")
     study.add_argument("--mode", help="search or factorial (default: search)")
     study.add_argument(
         "--fraction",
@@ -100,8 +98,18 @@ def parser() -> argparse.ArgumentParser:
         help="factorial: cells to run, or main (effects) or pairs (two-factor interactions too) "
         "for as many as tell them (default: all)",
     )
-    study.add_argument("--factors", nargs="+", metavar="NAME", help="factorial: all that vary")
-    study.add_argument("--tune", metavar="N", help="factorial: settings tried in each cell")
+    study.add_argument(
+        "--factors",
+        nargs="+",
+        metavar="NAME",
+        help="factorial: what varies (default: all that the space varies)",
+    )
+    study.add_argument(
+        "--tune", metavar="N", help="factorial: settings tried in each cell (default: 0)"
+    )
+    study.add_argument("--trials", metavar="N", help="designs to try (default: 10)")
+    study.add_argument("--finalists", metavar="N", help="designs to confirm (default: 2)")
+    study.add_argument("--seeds", metavar="N", help="fresh seeds of each (default: 3)")
     study.add_argument("--seed", metavar="N", help="of the proposals (default: 0)")
     study.add_argument("--sampler", metavar="NAME", help=samplers.HELP)
     study.add_argument("--startup", metavar="N", help=STARTUP)
@@ -137,10 +145,6 @@ def settings(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, A
     study = {
         "name": arguments.study,
         "space": arguments.space,
-        "num_trials": value(arguments.trials),
-        "num_finalists": value(arguments.finalists),
-        "num_seeds": value(arguments.seeds),
-        "seed": value(arguments.seed),
         "sampler": arguments.sampler,
         "num_startup": value(arguments.startup),
         "pruner": arguments.pruner or ("none" if several else None),
@@ -154,6 +158,10 @@ def settings(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, A
         "fraction": value(arguments.fraction),
         "factors": arguments.factors and tuple(arguments.factors),
         "tune": value(arguments.tune),
+        "num_trials": value(arguments.trials),
+        "num_finalists": value(arguments.finalists),
+        "num_seeds": value(arguments.seeds),
+        "seed": value(arguments.seed),
     }
     trial = {
         "backbone.model": whole_path(arguments.model),

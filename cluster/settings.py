@@ -16,6 +16,7 @@ from trainables.config import ConfigError, TrialConfig
 from trainables.faults import check, distinct_texts, one_of, whole, whole_or_none
 from trainables.overlay import as_dict, flatten
 
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 Mode = Literal["search", "factorial"]
 Told = Literal["main", "pairs"]  # main effects; two-factor interactions too
 SCORE = "score"  # the one that is maximised
@@ -26,7 +27,6 @@ OBJECTIVES = (
     "trainable_parameters",
     "head_parameters",
 )
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +35,10 @@ class StudyConfig:
 
     name: str = "embedded"
     space: str = "joint"
+    mode: Mode = "search"
+    fraction: int | Told | None = None  # cells, or what they must tell; None: all cells
+    factors: tuple[str, ...] = ()  # that vary in a factorial; none: all that the space varies
+    tune: int = 0  # settings tried in each cell of a factorial; 0: the base's alone
     num_trials: int = 10
     num_finalists: int = 2  # designs trained again beside the control
     num_seeds: int = 3  # fresh seeds of each of them
@@ -48,10 +52,6 @@ class StudyConfig:
     first: tuple[priors.Known, ...] = ()  # designs to try after the control
     warm_start: str | None = None  # an earlier study
     storage: str | None = None  # a database; the journal in the study's folder by default
-    mode: Mode = "search"
-    fraction: int | Told | None = None  # cells, or what they must tell; None: all cells
-    factors: tuple[str, ...] = ()  # that vary in a factorial; none: all that the space varies
-    tune: int = 0  # settings tried in each cell of a factorial; 0: the base's alone
     base: TrialConfig = field(default_factory=TrialConfig)
 
     def __post_init__(self) -> None:
@@ -64,10 +64,6 @@ class StudyConfig:
                 "space": None
                 if self.space in SPACES
                 else f"expected one of {', '.join(map(repr, SPACES))}, got {self.space!r}",
-                "num_trials": whole(self.num_trials, at_least=1),
-                "num_finalists": whole(self.num_finalists, at_least=1),
-                "num_seeds": whole(self.num_seeds, at_least=1),
-                "seed": whole(self.seed, at_least=0),
                 "objectives": self._objectives_fault(),
                 "sampler": one_of(self.sampler, tuple(samplers.SAMPLERS))
                 or samplers.missing(self.sampler)
@@ -83,6 +79,10 @@ class StudyConfig:
                 "fraction": self._fraction_fault(),
                 "factors": distinct_texts(self.factors) if self.factors else None,
                 "tune": None if self.tune == 0 else whole(self.tune, at_least=2),
+                "num_trials": whole(self.num_trials, at_least=1),
+                "num_finalists": whole(self.num_finalists, at_least=1),
+                "num_seeds": whole(self.num_seeds, at_least=1),
+                "seed": whole(self.seed, at_least=0),
             }
         )
 

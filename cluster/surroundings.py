@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from cluster import dispatch
+from cluster.slots import fit
 from trainables.faults import check
 
 TIMEOUT_S = 3  # for a server's answer
@@ -64,6 +65,17 @@ def nodes(address: str | None) -> tuple[Node, ...]:
         )
         for has in found
     )
+
+
+def placed(machines: Sequence[Node], num_workers: int, limit: int | None) -> tuple[int, int]:
+    """Return how many trials run at once on some machines, and the threads of each worker.
+
+    Raises:
+        ConfigError: If not one trial fits.
+    """
+    pairs = [(node.cpus, node.gpus) for node in machines]
+    slots = fit(pairs, num_workers, limit)
+    return slots.fitting(pairs), slots.threads
 
 
 def _address_fault(address: str) -> str | None:
@@ -129,6 +141,18 @@ def sqlite_fault(uri: str) -> str | None:
             return f"expected an SQLite file, got another kind of file at {file}"
         return None if os.access(file, os.W_OK) else f"expected to be allowed to write {file}"
     return folder_fault(file.absolute().parent)
+
+
+def storage_fault(url: str) -> str | None:
+    """Return why the database of a study's trials cannot be reached; nothing is made there."""
+    scheme = urlsplit(url).scheme.partition("+")[0]
+    if scheme == "sqlite":
+        return sqlite_fault(url)
+    fault = server_fault(url) if scheme in PORTS else None
+    remedy = "start it, or leave --storage out to keep the trials in the study's folder"
+    if fault is None:
+        return None
+    return f"expected a server that answers within {TIMEOUT_S} s, got {fault}; {remedy}"
 
 
 def server_fault(url: str) -> str | None:

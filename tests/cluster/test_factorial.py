@@ -12,10 +12,11 @@ from optuna.storages.journal import JournalFileBackend
 
 from cluster import factorial as factorials
 from cluster.confirm import Proposer, Run, trial_config
-from cluster.factorial import best_settings, cell_runs, factorial, settings, tuning_runs
+from cluster.factorial import cell_runs, factorial, tuning_runs
 from cluster.ledger import Ledger
 from cluster.settings import StudyConfig
 from cluster.trials import Assignment
+from cluster.tuning import TUNED, best_settings, settings
 from search_spaces.drawing import CONTROL
 from trainables.config import ConfigError, TrialConfig
 from trainables.identity import design_digest
@@ -66,15 +67,8 @@ class Machine:
             if len(self.done) == self.patience:
                 raise KeyboardInterrupt
             self.done.append(trial)
-            ledger.complete(
-                trial.number,
-                {
-                    "scores": {"a": score_of(trial)},
-                    "categories": {"a": "STS"},
-                    "failures": {},
-                    "cost": {},
-                },
-            )
+            outcome = {"scores": {"a": score_of(trial)}, "categories": {"a": "STS"}}
+            ledger.complete(trial.number, outcome | {"failures": {}, "cost": {}})
         return study
 
     def run(self) -> bool:
@@ -129,7 +123,7 @@ def test_settings_are_the_bases_own_and_others_spread_around_it() -> None:
         TEMPERATURE: BASE.objective.temperature,
     }
     assert settings(BASE, 3, seed=0) == found[:3]
-    for name, span in factorials.TUNED.items():
+    for name, span in TUNED.items():
         values = [setting[name] / found[0][name] for setting in found]
         assert all(1 / span * 0.99 <= value <= span * 1.01 for value in values)
         assert min(values) < 1 < max(values)
@@ -218,7 +212,7 @@ def test_a_cell_without_a_finished_tuning_is_left_out_and_named(tmp_path: Path) 
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
         else:
             study.tell(trial, 0.5)
-    best = best_settings(config, made, study)
+    best = best_settings(made.cells, made.settings, study)
     assert [setting is None for setting in best] == [
         params["pooling.token_scope"] == "mean" for params in made.cells
     ]

@@ -166,6 +166,19 @@ def test_a_block_has_progress_time_left_the_best_what_runs_and_what_failed(
     ]
 
 
+def test_a_paused_trial_does_not_run(now: list[float], tmp_path: Path) -> None:
+    progress = Progress(2, 0)
+    console = Console("search", progress, out=Terminal())
+    console.started(trial(0))
+    console.paused(trial(0))
+    assert progress.live == {}
+    console.started(trial(0))
+    console.ended(trial(0), outcome(0.5))
+    log = EventLog(tmp_path / "search.log")
+    log.paused(trial(0))
+    assert (tmp_path / "search.log").read_text().endswith(" search-0000 paused\n")
+
+
 def test_other_acts_have_no_best_since_seeds_are_no_designs(now: list[float]) -> None:
     out = io.StringIO()
     simulate(out, now, act="confirm", count=12)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from cluster import surroundings
-from cluster.surroundings import folder_fault, nodes, server_fault, tracking_fault
+from cluster.surroundings import folder_fault, nodes, server_fault, storage_fault, tracking_fault
 from trainables.config import ConfigError
 
 
@@ -91,6 +91,15 @@ def test_a_database_server_is_asked_for_its_port(server: str, closed_port: int) 
     assert fault is not None
     assert f"got ConnectionRefusedError from 127.0.0.1:{closed_port}; start it" in fault
     assert server_fault("postgresql:///here") == "no host and port in postgresql://…"
+
+
+def test_a_storage_is_asked_for_too(tmp_path: Path, closed_port: int) -> None:
+    assert storage_fault(f"sqlite:///{tmp_path}/optuna.db") is None
+    fault = storage_fault(f"postgresql://127.0.0.1:{closed_port}/optuna")
+    assert fault is not None
+    assert fault.endswith(
+        "; start it, or leave --storage out to keep the trials in the study's folder"
+    )
 
 
 def test_a_plain_folder_is_no_store_unless_mlflow_was_told_so(
