@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
 
 from cluster.mirror import UNSEEN
-from cluster.storage import hidden, journal
+from cluster.storage import hidden
 from cluster.trials import Proposal
 from search_spaces.drawing import CONTROL, Overlay, Space
 from search_spaces.literature import CONTROL_PRESET, PRESETS, literature
@@ -129,7 +131,9 @@ def open_source(given: str, outputs: Path) -> optuna.Study:
             f"URL with #STUDY, got {given!r}"
         )
     settings = json.loads((folder / "study.json").read_text())
-    return optuna.load_study(study_name=f"{settings['name']}-search", storage=journal(folder))
+    file = JournalFileBackend(str(folder / "study.journal"))  # only read: nothing is locked
+    name = f"{settings['name']}-search"
+    return optuna.load_study(study_name=name, storage=JournalStorage(file))
 
 
 def _of_database(url: str, name: str) -> optuna.Study:
