@@ -82,8 +82,7 @@ def run_study(
         ConfigError: If the study's folder holds other settings, or another process works on it.
     """
     folder = outputs / config.name
-    given = config.warm_start
-    source = None if given is None else priors.open_source(given, outputs)
+    source = opened_elsewhere(config, outputs)
     write_once(config, folder)
     lock = FileLock(folder / "driver.lock")
     try:
@@ -101,6 +100,17 @@ def run_study(
             confirmed = acts.confirm()
         write_report(folder, tracker, log)
         return confirmed
+
+
+def opened_elsewhere(config: StudyConfig, outputs: Path) -> optuna.Study | None:
+    """Return the earlier study that a study starts from; see that its database opens.
+
+    Raises:
+        ConfigError: If there is no such study or no such database.
+    """
+    if config.storage is not None:
+        open_storage(config.storage, outputs)
+    return None if config.warm_start is None else priors.open_source(config.warm_start, outputs)
 
 
 class _Acts:

@@ -231,7 +231,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        from cluster.run import prepare, run_study
+        from cluster.run import opened_elsewhere, prepare, run_study
 
         at_once, outputs = value(arguments.at_once), arguments.outputs.resolve()
         checks = {
@@ -241,6 +241,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         }
         config = prepare(*settings(arguments), checks, log=_say)
         if arguments.dry_run:
+            opened_elsewhere(config, outputs)
             _say("All checks passed; nothing was started.")
             return 0
         confirmed = run_study(config, outputs, arguments.address, at_once, log=_say)

@@ -45,7 +45,9 @@ def _pace() -> Iterator[str]:
     """Time 1,000 trials through the ledger, beside Optuna's own ask and tell."""
     formula = Formula(SPACES["joint"], BASE, EMBEDDED)
     config = StudyConfig(name="b", space="joint", base=BASE, num_trials=NUM_TRIALS, pruner="none")
-    halving = replace(config, pruner="halving")
+    rungs = overlay(BASE, {"training.steps": 256, "training.report_every": 1})  # 1, 2, … 128
+    halving = replace(config, pruner="halving", factor=2, base=rungs)
+    tall = Formula(SPACES["joint"], rungs, EMBEDDED)
     with tempfile.TemporaryDirectory() as folder:
         file = journal(Path(folder))
         kept = JournalStorage(JournalFileBackend(f"{folder}/theirs.journal"))
@@ -59,7 +61,7 @@ def _pace() -> Iterator[str]:
         yield _line(
             "Optuna's TPE: ask + reports + tell, journal", lambda: _ask(formula, kept, REPORTS)
         )
-    yield _line("simulated search with halving", lambda: simulate(halving, formula, 8))
+    yield _line("simulated halving, 8 rungs, 8 workers", lambda: simulate(halving, tall, 8))
 
 
 def _line(name: str, work: Callable[[], object]) -> str:

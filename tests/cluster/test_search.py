@@ -365,6 +365,49 @@ def test_a_file_of_deepspeed_settings_is_one_setting_of_the_study(tmp_path: Path
     assert given == {"engine.deepspeed": text}
 
 
+def test_the_engine_is_set_by_flags(tmp_path: Path) -> None:
+    file = tmp_path / "mine.json"
+    file.write_text('[{"attention.mask": "gradual"}, {"pooling.token_scope": "mean"}]')
+    command = [
+        *("--sampler", "gp", "--startup", "9", "--pruner", "halving", "--first-rung", "16"),
+        *("--eta", "2", "--warm-start", str(tmp_path), "--storage", "sqlite:////s.db"),
+        *("--first", "nv_embed", str(file)),
+    ]
+    study, _ = settings(parser().parse_args(command))
+    assert study == {
+        "name": "embedded",
+        "sampler": "gp",
+        "num_startup": 9,
+        "pruner": "halving",
+        "first_rung": 16,
+        "factor": 2,
+        "first": ("nv_embed", {"attention.mask": "gradual"}, {"pooling.token_scope": "mean"}),
+        "warm_start": str(tmp_path),
+        "storage": "sqlite:////s.db",
+    }
+    several, _ = settings(parser().parse_args(["--objectives", "score", "embedding_size"]))
+    assert (several["objectives"], several["pruner"]) == (("score", "embedding_size"), "none")
+    assert settings(parser().parse_args([]))[0] == {"name": "embedded", "first": ()}
+
+
+def test_a_known_design_that_cannot_be_built_is_refused(
+    capsys: pytest.CaptureFixture[str], tiny_model: Path, tiny_pairs: Path, tmp_path: Path
+) -> None:
+    arguments = [
+        *("--model", str(tiny_model), "--train-data", str(tiny_pairs), "--layers", "3"),
+        *("--tasks", "NFCorpus", "--outputs", str(tmp_path / "out"), "--dry-run"),
+    ]
+    file = tmp_path / "mine.json"
+    file.write_text('{"pooling.layers": "last_9", "pooling.head": "scalar_mix"}')
+    assert main([*arguments, "--first", "llm2vec", str(file), "--warm-start", "none"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(": ")[0] for line in lines] == ["first.1.pooling.layers"]
+    assert main([*arguments, "--warm-start", "none"]) == 2
+    expected = "warm-start: expected a study's folder, a name in the outputs folder, or a database"
+    assert capsys.readouterr().err.startswith(expected)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_dry_run_starts_nothing(
     capsys: pytest.CaptureFixture[str], tiny_model: Path, tiny_pairs: Path, tmp_path: Path
 ) -> None:
