@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import optuna
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
 
 from cluster.mirror import UNSEEN
-from cluster.storage import hidden, journal
+from cluster.storage import hidden, open_storage
 from cluster.trials import Proposal
 from search_spaces.drawing import CONTROL, Overlay, Space
 from search_spaces.literature import CONTROL_PRESET, PRESETS, literature
@@ -123,7 +125,7 @@ def open_source(given: str, outputs: Path) -> optuna.Study:
     """
     if "://" in given:
         url, _, name = given.partition("#")
-        return _of_database(url, name)
+        return _of_database(open_storage(url, outputs), url, name)
     folder = Path(given) if Path(given).is_dir() else outputs / given
     if not (folder / "study.journal").is_file():
         raise ConfigError(
@@ -131,11 +133,12 @@ def open_source(given: str, outputs: Path) -> optuna.Study:
             f"URL with #STUDY, got {given!r}"
         )
     settings = json.loads((folder / "study.json").read_text())
-    return optuna.load_study(study_name=f"{settings['name']}-search", storage=journal(folder))
+    file = JournalFileBackend(str(folder / "study.journal"))  # only read: nothing is locked
+    name = f"{settings['name']}-search"
+    return optuna.load_study(study_name=name, storage=JournalStorage(file))
 
 
-def _of_database(url: str, name: str) -> optuna.Study:
-    storage = optuna.storages.get_storage(url)
+def _of_database(storage: BaseStorage, url: str, name: str) -> optuna.Study:
     searches = [each.study_name for each in storage.get_all_studies()]
     searches = [each for each in searches if each.endswith("-search")]
     wanted = f"{name}-search" if name else (searches[0] if len(searches) == 1 else None)

@@ -23,7 +23,7 @@ from cluster.results import ResultsTable, read_rows
 from cluster.settings import StudyConfig, to_plain, write_once
 from cluster.storage import open_storage
 from cluster.study import open_study, rules
-from cluster.surroundings import Place
+from cluster.surroundings import Place, storage_fault
 from cluster.tracking import Tracker, tracking_uri
 from cluster.trials import Observer, Proposal
 from search_spaces.spaces import SPACES
@@ -35,6 +35,7 @@ from trainables.config import (
     DataConfig,
     TrialConfig,
 )
+from trainables.faults import check
 
 Log = Callable[[str], None]
 
@@ -102,7 +103,7 @@ def run_study(
         ConfigError: If the study's folder holds other settings, or another process works on it.
     """
     folder = outputs / config.name
-    source = _earlier(config, outputs)
+    source = opened_elsewhere(config, outputs)
     write_once(config, folder)
     lock = FileLock(folder / "driver.lock")
     try:
@@ -125,10 +126,17 @@ def run_study(
         return confirmed
 
 
-def _earlier(config: StudyConfig, outputs: Path) -> optuna.Study | None:
-    """Return what the search is to learn from before it starts."""
+def opened_elsewhere(config: StudyConfig, outputs: Path) -> optuna.Study | None:
+    """Return the earlier study that a study starts from; see that its database opens.
+
+    Raises:
+        ConfigError: If there is no such study or no such database.
+    """
     from trainables import designs
 
+    if config.storage is not None:
+        check({"storage": storage_fault(config.storage)})
+        open_storage(config.storage, outputs)
     given, base = config.warm_start, config.base
     if given is None:
         return None

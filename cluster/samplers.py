@@ -13,15 +13,15 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from cluster.grouped import GroupedTPE
+
 POPULATION = 20  # of the genetic algorithms; before that many have ended they draw at random
 
 Maker = Callable[[int, int, int], BaseSampler]  # the study's seed, the trial's, the startup trials
 
 
 def _tpe(study: int, trial: int, startup: int) -> BaseSampler:
-    return optuna.samplers.TPESampler(
-        seed=trial, multivariate=True, group=True, constant_liar=True, n_startup_trials=startup
-    )
+    return GroupedTPE(trial, startup=startup)
 
 
 def _gp(study: int, trial: int, startup: int) -> BaseSampler:
@@ -145,7 +145,7 @@ class Reseeded(BaseSampler):
 class Near(BaseSampler):
     """Draws a design near one that is known already: the further, the more draws were known.
 
-    Of each ten parameters as many are drawn at random as there were draws, the others kept.
+    After the first, two parameters in ten are drawn at random, and one more after each.
     """
 
     def __init__(self, params: Mapping[str, Any], draws: int) -> None:
@@ -174,7 +174,7 @@ class Near(BaseSampler):
     ) -> Any:
         """Keep a parameter, or draw it."""
         seed = trial_seed(trial.number, f"{self._draws}-{param_name}")
-        kept = seed / 2**31 >= self._draws / 10 and param_name in self._params
+        kept = seed / 2**31 >= (1 + self._draws) / 10 and param_name in self._params
         if kept and self._contains(param_distribution, self._params[param_name]):
             return self._params[param_name]
         drawn = RandomSampler(seed=seed)

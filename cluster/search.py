@@ -265,7 +265,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         from cluster.plan import summary
-        from cluster.run import describe, prepare, run_study
+        from cluster.run import describe, opened_elsewhere, prepare, run_study
         from cluster.surroundings import Place
 
         at_once, outputs = value(arguments.at_once), arguments.outputs.resolve()
@@ -277,6 +277,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         place = Place(outputs=outputs, address=arguments.address, at_once=bound)
         config, forecast = prepare(*settings(arguments), checks, place, log=_say)
         if arguments.dry_run:
+            opened_elsewhere(config, outputs)
             for line in [*describe(config, forecast), "All checks passed; nothing was started."]:
                 _say(line)
             return 0

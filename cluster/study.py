@@ -6,6 +6,7 @@ from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage
+from optuna.trial import TrialState
 
 from cluster.pruners import Halving, make_pruner, rungs
 from cluster.samplers import Reseeded
@@ -15,7 +16,7 @@ from cluster.settings import SCORE, StudyConfig
 def open_study(config: StudyConfig, storage: BaseStorage) -> optuna.Study:
     """Return the search's study, with its sampler and its pruner."""
     training = config.base.training
-    return optuna.create_study(
+    study = optuna.create_study(
         study_name=f"{config.name}-search",
         storage=storage,
         load_if_exists=True,
@@ -28,6 +29,9 @@ def open_study(config: StudyConfig, storage: BaseStorage) -> optuna.Study:
             steps=training.steps,
         ),
     )
+    if config.pruner == "hyperband":  # makes its brackets when it is first asked, not before
+        study.pruner.prune(study, optuna.trial.create_trial(state=TrialState.RUNNING))
+    return study
 
 
 def rules(config: StudyConfig) -> dict[str, Any]:

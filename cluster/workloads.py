@@ -20,7 +20,10 @@ from trainables.shape import Shape
 BEST, WORST, START = 0.8, 0.7, 0.3  # scores: of the best and the worst design, and of no training
 PAIRS = 0.15  # share of the pairs of parameters that interact
 NOISE = 0.005  # standard deviation of a report's score
-RATES = (2.0, 6.0)  # how fast designs learn, over a whole training
+RATES = (
+    4.0,
+    5.0,
+)  # how fast designs learn, over a whole training: early ranks are half of the truth
 SECONDS = (0.7, 1.5)  # a step of designs
 SCORING_S = 4.0  # seconds of an evaluation
 NAME = "score"  # of the one task

@@ -25,7 +25,7 @@ from cluster.search import main, mix, parser, settings
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TASKS = ("Lee50STS", "TRECClassification")
-SEED = "24"  # the design after the control has no head, those after it have one
+SEED = "36"  # the design after the control has no head, those after it have one
 TIMEOUT_S = 240
 
 
@@ -438,6 +438,31 @@ def test_faults_of_the_surroundings_stand_with_those_of_the_settings(
     assert not list(tmp_path.iterdir())
 
 
+def test_the_engine_is_set_by_flags(tmp_path: Path) -> None:
+    file = tmp_path / "mine.json"
+    file.write_text('[{"attention.mask": "gradual"}, {"pooling.token_scope": "mean"}]')
+    command = [
+        *("--sampler", "gp", "--startup", "9", "--pruner", "halving", "--first-rung", "16"),
+        *("--eta", "2", "--warm-start", str(tmp_path), "--storage", "sqlite:////s.db"),
+        *("--first", "nv_embed", str(file)),
+    ]
+    study, _ = settings(parser().parse_args(command))
+    assert study == {
+        "name": "embedded",
+        "sampler": "gp",
+        "num_startup": 9,
+        "pruner": "halving",
+        "first_rung": 16,
+        "factor": 2,
+        "first": ("nv_embed", {"attention.mask": "gradual"}, {"pooling.token_scope": "mean"}),
+        "warm_start": str(tmp_path),
+        "storage": "sqlite:////s.db",
+    }
+    several, _ = settings(parser().parse_args(["--objectives", "score", "embedding_size"]))
+    assert (several["objectives"], several["pruner"]) == (("score", "embedding_size"), "none")
+    assert settings(parser().parse_args([]))[0] == {"name": "embedded", "first": ()}
+
+
 def test_what_only_a_factorial_reads_is_refused_without_it(
     capsys: pytest.CaptureFixture[str], tiny_model: Path, tiny_pairs: Path, tmp_path: Path
 ) -> None:
@@ -448,6 +473,24 @@ def test_what_only_a_factorial_reads_is_refused_without_it(
     assert main(arguments) == 2
     reason = "expected with mode 'factorial' only; add --mode factorial, or leave it out"
     assert capsys.readouterr().err.splitlines() == [f"fraction: {reason}", f"tune: {reason}"]
+
+
+def test_a_known_design_that_cannot_be_built_is_refused(
+    capsys: pytest.CaptureFixture[str], tiny_model: Path, tiny_pairs: Path, tmp_path: Path
+) -> None:
+    arguments = [
+        *("--model", str(tiny_model), "--train-data", str(tiny_pairs), "--layers", "3"),
+        *("--tasks", "NFCorpus", "--outputs", str(tmp_path / "out"), "--dry-run"),
+    ]
+    file = tmp_path / "mine.json"
+    file.write_text('{"pooling.layers": "last_9", "pooling.head": "scalar_mix"}')
+    assert main([*arguments, "--first", "llm2vec", str(file), "--warm-start", "none"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(": ")[0] for line in lines] == ["first.1.pooling.layers"]
+    assert main([*arguments, "--warm-start", "none"]) == 2
+    expected = "warm-start: expected a study's folder, a name in the outputs folder, or a database"
+    assert capsys.readouterr().err.startswith(expected)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_dry_run_starts_nothing(
