@@ -9,7 +9,7 @@ import sys
 import warnings
 
 BENCHMARKS: dict[str, tuple[str, ...]] = {
-    "cpu": ("forward", "encode", "training"),
+    "cpu": ("forward", "encode", "training", "dispatch"),
     "cuda": ("forward", "training"),
 }
 
