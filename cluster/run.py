@@ -76,7 +76,13 @@ def _is_embedded(given: Any) -> bool:
 
 
 def run_study(
-    config: StudyConfig, outputs: Path, address: str | None, at_once: int | None, *, log: Log
+    config: StudyConfig,
+    outputs: Path,
+    address: str | None,
+    at_once: int | None,
+    gpus: float | None = None,
+    *,
+    log: Log,
 ) -> bool:
     """Search, confirm and report; return whether there was a design to confirm.
 
@@ -95,7 +101,7 @@ def run_study(
     with lock:
         tracker = Tracker(config.name, outputs, to_plain(config))
         with dispatch.ray_cluster(address):
-            acts = _Acts(config, folder, tracker, at_once, log)
+            acts = _Acts(config, folder, tracker, at_once, gpus, log)
             acts.search()
             confirmed = acts.confirm()
         write_report(folder, tracker, log)
@@ -106,13 +112,19 @@ class _Acts:
     """Search and confirmation over the same folder, tracker and cluster."""
 
     def __init__(
-        self, config: StudyConfig, folder: Path, tracker: Tracker, at_once: int | None, log: Log
+        self,
+        config: StudyConfig,
+        folder: Path,
+        tracker: Tracker,
+        at_once: int | None,
+        gpus: float | None,
+        log: Log,
     ) -> None:
         self._config = config
         self._folder = folder
         self._tracker = tracker
         self._log = log
-        self._slots = dispatch.slots(config.base.engine.num_workers, at_once)
+        self._slots = dispatch.slots(config.base, at_once, gpus)
         journal = JournalFileBackend(str(folder / "study.journal"))
         self._storage = JournalStorage(journal)
 

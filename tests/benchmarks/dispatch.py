@@ -154,7 +154,7 @@ def _warm_groups(folder: Path, num_workers: int) -> tuple[list[float], list[floa
     ledger = Ledger(
         study, propose, num_trials=NUM_OURS, folder=folder / "search", observers=observers
     )
-    placed = slots(num_workers, 1)
+    placed = slots(_config({}, num_workers), 1)
     run_trials(ledger, slots=placed, folder=folder / "ray", trainable=MarkingGroup)
     folders = sorted((folder / "search").iterdir())
     begun = [(each / "config.json").stat().st_mtime for each in folders[1:]]
