@@ -9,13 +9,16 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from signal import SIGALRM, SIGINT
 from typing import Any
 
 from cluster.ledger import Ledger
-from cluster.slots import ClusterLostError, Slots, alive, fit
-from trainables.config import ConfigError
+from cluster.slots import ClusterLostError, Slots, alive, check_memory, fit
+from search_spaces.drawing import CONTROL
+from trainables.config import ConfigError, TrialConfig
+from trainables.overlay import from_dict, overlay
 
 QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -94,13 +97,38 @@ def insistent_interrupt() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def slots(num_workers: int, limit: int | None, gpus_per_worker: float | None = None) -> Slots:
+def slots(base: TrialConfig, limit: int | None, gpus_per_worker: float | None = None) -> Slots:
     """Return how a study's trials are placed on the cluster as it is now.
 
     Raises:
         ConfigError: If the cluster cannot place a single trial, or share its GPUs so.
     """
-    return fit(alive(), num_workers, limit, gpus_per_worker)
+    found = fit(alive(), base.engine.num_workers, limit, gpus_per_worker)
+    if 0 < found.gpu < 1:
+        found = replace(found, gpu_bytes=_gpu_bytes())
+        check_memory(found, _needed_bytes(overlay(base, CONTROL)))
+    return found
+
+
+def _gpu_bytes() -> int:
+    """Return the memory of the cluster's smallest GPU."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    from trainables.estimate import machine_bytes
+
+    look = ray.remote(machine_bytes)
+    nodes = [n["NodeID"] for n in ray.nodes() if n["Alive"] and n["Resources"].get("GPU")]
+    places = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
+    found = [look.options(num_gpus=0.01, scheduling_strategy=place).remote() for place in places]
+    return min(ray.get(found))
+
+
+def _needed_bytes(config: TrialConfig) -> float:
+    """Return the memory that a worker of a trial takes."""
+    from trainables.estimate import estimate
+
+    return estimate(config, 1.0).total_bytes
 
 
 def run_trials(
@@ -153,8 +181,13 @@ def run_trials(
                     "continues where this left off, once there is a cluster again"
                 )
 
+    def resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        shared = slots.gpu_bytes > 0
+        needed = _needed_bytes(from_dict(config["trial"])) if shared else 0
+        return tune.PlacementGroupFactory(slots.bundles(needed))
+
     tuner = tune.Tuner(
-        tune.with_resources(trainable or TrialGroup, tune.PlacementGroupFactory(slots.bundles())),
+        tune.with_resources(trainable or TrialGroup, resources),
         tune_config=tune.TuneConfig(
             search_alg=Limiter(StudySearcher(ledger, slots.threads), max_concurrent=1),
             scheduler=StudyScheduler(ledger),

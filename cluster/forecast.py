@@ -71,6 +71,11 @@ class Forecast:
     uncounted: tuple[str, ...]  # tasks whose texts nobody has counted
 
     @property
+    def gpus_each(self) -> float:
+        """The GPUs of a worker, where there are any."""
+        return self.place.gpus_per_worker or 1
+
+    @property
     def seconds(self) -> float:
         """The time from start to end."""
         return sum(self.act_seconds)
@@ -91,7 +96,7 @@ def forecast(
     """
     machines = nodes(place.address)
     workers = config.base.engine.num_workers
-    at_once, threads = placed(machines, workers, place.at_once)
+    at_once, threads = placed(machines, workers, place)
     rate = matrix_rate(config.base.engine.precision)
     demands = tuple(_demand(config.base, params, rate) for params in _some(drawn, shape))
     on_gpus = any(node.gpus for node in machines)

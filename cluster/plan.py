@@ -47,7 +47,7 @@ def warnings(made: Forecast) -> list[str]:
         return []
     workers = made.demands[0].config.engine.num_workers
     on_one = math.ceil(made.at_once * workers / len(made.nodes))
-    share = 1 if any(node.gpus for node in made.nodes) else on_one
+    share = int(1 / made.gpus_each + 1e-6) if _unit(made) == "GPU" else on_one
     needed, least = made.largest.needed.total_bytes * share, min(known)
     if needed <= least:
         return []
@@ -93,16 +93,16 @@ def _unit(made: Forecast) -> str:
 
 def _hours(made: Forecast) -> float:
     """Return the hours of GPUs, or of CPUs, that are held."""
-    each = 1 if _unit(made) == "GPU" else made.threads
+    each = made.gpus_each if _unit(made) == "GPU" else made.threads
     workers = made.demands[0].config.engine.num_workers
     return made.seconds * made.at_once * workers * each / HOUR
 
 
 def _at_once(made: Forecast) -> str:
     unit, workers = _unit(made), made.demands[0].config.engine.num_workers
-    each = 1 if unit == "GPU" else made.threads
+    each = made.gpus_each if unit == "GPU" else made.threads
     total = sum(node.gpus if unit == "GPU" else node.cpus for node in made.nodes)
-    held = f"{workers} {_plural('worker', workers)} of {each} {_plural(unit, each)}"
+    held = f"{workers} {_plural('worker', workers)} of {each:g} {_plural(unit, each)}"
     trials = f"{made.at_once} {_plural('trial', made.at_once)}"
     return f"{trials} of {held}, on {total} {_plural(unit, total)}"
 
@@ -122,7 +122,7 @@ def _memory(made: Forecast) -> str:
     return f"{_range(needed)} GB a worker{there}; most: {label(made.largest.config)}"
 
 
-def _plural(word: str, count: int) -> str:
+def _plural(word: str, count: float) -> str:
     return word if count == 1 else f"{word}s"
 
 

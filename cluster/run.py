@@ -94,16 +94,14 @@ def _is_embedded(given: Any) -> bool:
     return isinstance(given, DataConfig) and given.name == EMBEDDED_TRAIN_DATA
 
 
-def run_study(
-    config: StudyConfig, outputs: Path, address: str | None, at_once: int | None, *, log: Log
-) -> bool:
+def run_study(config: StudyConfig, place: Place, *, log: Log) -> bool:
     """Search, confirm and report; return whether there was a design to confirm.
 
     Raises:
         ConfigError: If the study's folder holds other settings, or another process works on it.
     """
-    folder = outputs / config.name
-    source = opened_elsewhere(config, outputs)
+    folder = place.outputs / config.name
+    source = opened_elsewhere(config, place.outputs)
     write_once(config, folder)
     lock = FileLock(folder / "driver.lock")
     try:
@@ -114,9 +112,9 @@ def run_study(
         ) from error
     with lock:
         shown = to_plain(config) | {"first": len(config.first)}
-        tracker = Tracker(config.name, outputs, shown)
-        with dispatch.ray_cluster(address):
-            acts = _Acts(config, folder, tracker, at_once, log)
+        tracker = Tracker(config.name, place.outputs, shown)
+        with dispatch.ray_cluster(place.address):
+            acts = _Acts(config, folder, tracker, place, log)
             if config.mode == "factorial":
                 confirmed = acts.factorial()
             else:
@@ -151,13 +149,18 @@ class _Acts:
     """Search and confirmation over the same folder, tracker and cluster."""
 
     def __init__(
-        self, config: StudyConfig, folder: Path, tracker: Tracker, at_once: int | None, log: Log
+        self,
+        config: StudyConfig,
+        folder: Path,
+        tracker: Tracker,
+        place: Place,
+        log: Log,
     ) -> None:
         self._config = config
         self._folder = folder
         self._tracker = tracker
         self._log = log
-        self._slots = dispatch.slots(config.base.engine.num_workers, at_once)
+        self._slots = dispatch.slots(config.base, place.at_once, place.gpus_per_worker)
         self._storage = open_storage(config.storage, folder)
 
     def search(self, source: optuna.Study | None) -> None:

@@ -21,7 +21,7 @@ from cluster.slots import ClusterLostError
 from trainables.assets import AssetError
 from trainables.config import EMBEDDED_TASKS, ConfigError
 from trainables.deepspeed_overlay import canonical
-from trainables.faults import whole
+from trainables.faults import number, whole
 
 EXAMPLES = """examples:
   python -m cluster.search
@@ -132,6 +132,7 @@ def parser() -> argparse.ArgumentParser:
     here = made.add_argument_group("this run of it")
     here.add_argument("--address", help="a Ray cluster (default: Ray on this machine)")
     here.add_argument("--at-once", metavar="N", help="trials at once (default: all fit)")
+    here.add_argument("--gpus-per-worker", metavar="N", help="a share, as 0.5 (default: 1)")
     here.add_argument("--outputs", type=Path, default=Path("outputs"), help="default: outputs")
     here.add_argument(
         "--dry-run", action="store_true", help="check everything; say plan and cost, run nothing"
@@ -269,12 +270,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         from cluster.surroundings import Place
 
         at_once, outputs = value(arguments.at_once), arguments.outputs.resolve()
+        gpus = value(arguments.gpus_per_worker)
         checks = {
+            "gpus-per-worker": None if gpus is None else number(gpus, above=0, at_most=1),
             "at-once": None if at_once is None else whole(at_once, at_least=1),
             "deepspeed": no_file(arguments.deepspeed),
         }
-        bound = None if checks["at-once"] else at_once
-        place = Place(outputs=outputs, address=arguments.address, at_once=bound)
+        place = Place(
+            outputs=outputs,
+            address=arguments.address,
+            at_once=None if checks["at-once"] else at_once,
+            gpus_per_worker=None if checks["gpus-per-worker"] else gpus,
+        )
         config, forecast = prepare(*settings(arguments), checks, place, log=_say)
         if arguments.dry_run:
             opened_elsewhere(config, outputs)
@@ -282,7 +289,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 _say(line)
             return 0
         _say(summary(forecast))
-        confirmed = run_study(config, outputs, arguments.address, at_once, log=_say)
+        confirmed = run_study(config, place, log=_say)
     except (ConfigError, AssetError) as error:
         sys.stderr.write(f"{error}\n")
         return 2

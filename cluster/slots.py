@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,7 @@ class Slots:
     num_workers: int  # of each trial
     threads: int  # of each worker
     gpu: float = 0  # of each worker; 0 without GPUs
+    gpu_bytes: float = 0  # the memory of the smallest one, where they are shared
     limit: int | None = None  # of trials at once
 
     def at_once(self) -> int:
@@ -46,7 +48,19 @@ class Slots:
         fitting = places // self.num_workers
         return min(fitting, self.limit) if self.limit else fitting
 
-    def bundles(self) -> list[dict[str, float]]:
+    def share(self, needed_bytes: float) -> float:
+        """Return a worker's share of a GPU: as many times `gpu` as its memory takes, or all of it.
+
+        >>> shared = Slots(num_workers=1, threads=1, gpu=0.25, gpu_bytes=80e9)
+        >>> shared.share(20e9), shared.share(21e9), shared.share(90e9)
+        (0.25, 0.5, 1.0)
+        """
+        if not self.gpu_bytes:
+            return self.gpu
+        times = max(1, math.ceil(needed_bytes / (self.gpu * self.gpu_bytes)))
+        return min(1.0, times * self.gpu)
+
+    def bundles(self, needed_bytes: float = 0) -> list[dict[str, float]]:
         """Return the resources of a trial: its Tune actor, then each worker.
 
         The actor only waits; its share comes out of the workers', or the last trial would not fit.
@@ -56,7 +70,7 @@ class Slots:
         """
         worker: dict[str, float] = {"CPU": self.threads - TUNE_ACTOR_CPU / self.num_workers}
         if self.gpu:
-            worker["GPU"] = self.gpu
+            worker["GPU"] = self.share(needed_bytes)
         return [{"CPU": TUNE_ACTOR_CPU}] + [worker] * self.num_workers
 
 
@@ -80,7 +94,7 @@ def fit(
     that is given. On CPUs, workers have as many threads as so many of them at once can have.
 
     >>> fit([(16, 4), (8, 0)], 2, None)
-    Slots(num_workers=2, threads=4, gpu=1, limit=None)
+    Slots(num_workers=2, threads=4, gpu=1, gpu_bytes=0, limit=None)
 
     Raises:
         ConfigError: If not one trial fits, or a GPU cannot be shared so.
@@ -105,6 +119,21 @@ def fit(
     while sum(cpu // threads for cpu, _ in nodes) < at_once * num_workers:
         threads -= 1
     return Slots(num_workers=num_workers, threads=threads, limit=limit)
+
+
+def check_memory(slots: Slots, needed_bytes: float) -> None:
+    """Refuse a share of a GPU whose memory the control does not fit in.
+
+    Raises:
+        ConfigError: With the share that it takes.
+    """
+    share = slots.share(needed_bytes)
+    if share == slots.gpu:
+        return
+    raise ConfigError(
+        f"gpus-per-worker: expected at least {share:.2g}, as the control takes about "
+        f"{needed_bytes / 1e9:.1f} GB of a GPU's {slots.gpu_bytes / 1e9:.1f} GB, got {slots.gpu:g}"
+    )
 
 
 def _share_fault(share: float | None, num_gpus: int) -> str | None:

@@ -29,6 +29,7 @@ class Place:
     outputs: Path
     address: str | None = None  # of a Ray cluster; None: this machine
     at_once: int | None = None  # trials; None: all that fit
+    gpus_per_worker: float | None = None  # a share of one; None: a whole one where there are any
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,14 +68,14 @@ def nodes(address: str | None) -> tuple[Node, ...]:
     )
 
 
-def placed(machines: Sequence[Node], num_workers: int, limit: int | None) -> tuple[int, int]:
+def placed(machines: Sequence[Node], num_workers: int, place: Place) -> tuple[int, int]:
     """Return how many trials run at once on some machines, and the threads of each worker.
 
     Raises:
         ConfigError: If not one trial fits.
     """
     pairs = [(node.cpus, node.gpus) for node in machines]
-    slots = fit(pairs, num_workers, limit)
+    slots = fit(pairs, num_workers, place.at_once, place.gpus_per_worker)
     return slots.fitting(pairs), slots.threads
 
 

@@ -47,7 +47,10 @@ def device() -> torch.device:
 
 
 def join_process_group(rank: int, world_size: int, address: str) -> None:
-    """Join (or, for rank 0, open) the process group of a trial's workers at `tcp://address`."""
+    """Join (or, for rank 0, open) the process group of a trial's workers at `tcp://address`.
+
+    One that is there already, as under Ray Train, is taken.
+    """
     import deepspeed
     import deepspeed.ops
 
@@ -56,9 +59,10 @@ def join_process_group(rank: int, world_size: int, address: str) -> None:
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world_size)}
     os.environ.setdefault("LOCAL_RANK", "0")
-    dist.init_process_group(
-        backend, init_method=f"tcp://{address}", rank=rank, world_size=world_size
-    )
+    if not dist.is_initialized():
+        dist.init_process_group(
+            backend, init_method=f"tcp://{address}", rank=rank, world_size=world_size
+        )
     deepspeed.init_distributed(backend, dist_init_required=False, verbose=False)
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from trainables.trial import Outcome, Report
 
 HALVED = "MiniBatchHalvedError"  # of `trainables.engine`, which takes seconds to import
+START_TIMEOUT_S = 3600.0  # for workers to start and to find each other
 POLL_S = 5.0  # how often a group that waits looks at the heartbeat
 GRACE_S = 10.0  # for the death of one worker to show after another's error, which it may explain
 
@@ -94,11 +95,10 @@ class TrialGroup(tune.Trainable):
     worker: type = TrialWorker
     _workers: list[Any]
     _folder: Path
-    _hang_timeout_s: float
 
     def setup(self, config: dict[str, Any]) -> None:
         """Make the workers if there are none and start the trial on each."""
-        self._folder, self._hang_timeout_s = Path(config["folder"]), config["hang_timeout_s"]
+        self._folder = Path(config["folder"])
         if not getattr(self, "_workers", None):
             self._workers = self._make_workers(config["threads"])
         self._get([w.start.remote(config["trial"], config["folder"]) for w in self._workers])
@@ -113,7 +113,8 @@ class TrialGroup(tune.Trainable):
         events = None
         while events is None:
             try:
-                events = self._get([worker.advance.remote() for worker in self._workers])
+                pending = [worker.advance.remote() for worker in self._workers]
+                events = self._get(pending, self.config["hang_timeout_s"])
             except ray.exceptions.RayTaskError as error:
                 self._raise_if_one_died()
                 self._kill_workers()  # the others may wait for the failed one in a collective
@@ -157,7 +158,7 @@ class TrialGroup(tune.Trainable):
             ray.kill(worker)
         self._workers = []
 
-    def _get(self, references: list[Any]) -> list[Any]:
+    def _get(self, references: list[Any], timeout_s: float = START_TIMEOUT_S) -> list[Any]:
         """Return all results; raise the first error at once, even if others never answer.
 
         Raises:
@@ -165,15 +166,15 @@ class TrialGroup(tune.Trainable):
         """
         pending, known, since = list(references), last_beat(self._folder), time.monotonic()
         while pending:
-            poll = min(POLL_S, self._hang_timeout_s / 4)
+            poll = min(POLL_S, timeout_s / 4)
             ready, pending = ray.wait(pending, num_returns=1, timeout=poll)
             ray.get(ready)
             beat = last_beat(self._folder)
             if ready or beat != known:
                 known, since = beat, time.monotonic()
-            elif time.monotonic() - since > self._hang_timeout_s:
+            elif time.monotonic() - since > timeout_s:
                 self._kill_workers()
-                raise WorkerHungError(f"no worker took a step for {self._hang_timeout_s:.0f} s")
+                raise WorkerHungError(f"no worker took a step for {timeout_s:.0f} s")
         return list(ray.get(references))
 
     def _raise_if_one_died(self) -> None:

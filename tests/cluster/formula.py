@@ -199,7 +199,7 @@ def search(
     ledger = Ledger(study, propose, num_trials=num_trials, folder=folder / "search", observers=[])
     run_trials(
         ledger,
-        slots=slots(num_workers, limit),
+        slots=slots(overlay(BASE, {"engine.num_workers": num_workers}), limit),
         folder=folder / "ray",
         trainable=FormulaGroup,
         hang_timeout_s=hang_timeout_s,

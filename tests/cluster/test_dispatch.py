@@ -7,7 +7,7 @@ import time
 import pytest
 
 from cluster.dispatch import insistent_interrupt
-from cluster.slots import Node, fit
+from cluster.slots import Node, Slots, check_memory, fit
 from trainables.config import ConfigError
 
 
@@ -60,6 +60,19 @@ def test_a_gpu_is_shared() -> None:
     assert (slots.fitting(nodes), slots.threads, slots.gpu) == (16, 2, 0.25)
     assert slots.bundles() == [{"CPU": 0.01}, {"CPU": 1.99, "GPU": 0.25}]
     assert fit(nodes, 1, None, 1 / 3).fitting(nodes) == 12
+
+
+def test_a_share_of_a_gpu_holds_the_control_and_larger_designs_get_more() -> None:
+    slots = Slots(num_workers=2, threads=2, gpu=0.25, gpu_bytes=80e9)
+    check_memory(slots, 19e9)
+    assert slots.bundles(19e9) == [{"CPU": 0.01}, *[{"CPU": 1.995, "GPU": 0.25}] * 2]
+    assert [bundle.get("GPU") for bundle in slots.bundles(41e9)] == [None, 0.75, 0.75]
+    with pytest.raises(ConfigError) as raised:
+        check_memory(slots, 41e9)
+    assert str(raised.value) == (
+        "gpus-per-worker: expected at least 0.75, as the control takes about 41.0 GB of a GPU's "
+        "80.0 GB, got 0.25"
+    )
 
 
 @pytest.mark.parametrize(

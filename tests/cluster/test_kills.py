@@ -135,7 +135,7 @@ def test_a_worker_of_several(tmp_path: Path) -> None:
 def test_a_hung_worker(undisturbed: list[tuple[Any, ...]], tmp_path: Path) -> None:
     (tmp_path / "search").mkdir()
     (tmp_path / "search" / formula.HANG).touch()
-    with Search(tmp_path, "--hang-timeout", "3") as search:
+    with Search(tmp_path, "--hang-timeout", "10") as search:
         search.finish()
     assert formula.table(tmp_path) == undisturbed
     assert starts(tmp_path, 0) == [0, 2]
