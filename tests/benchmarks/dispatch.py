@@ -130,9 +130,10 @@ def _warm_groups(folder: Path, num_workers: int) -> tuple[list[float], list[floa
     import optuna
 
     from cluster.dispatch import run_trials, slots
+    from cluster.ledger import Ledger
     from cluster.results import ResultsTable
     from cluster.tracking import Tracker
-    from cluster.trials import Ledger, Proposal
+    from cluster.trials import Proposal
     from tests.cluster.formula import StopAll
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
