@@ -43,6 +43,7 @@ class GroupedTPE(BaseSampler):
             seed=seed, multivariate=True, constant_liar=True, n_startup_trials=startup
         )
         self._drawn: dict[str, Any] = {}
+        self._finished: list[FrozenTrial] | None = None  # when the trial began
 
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
@@ -65,7 +66,9 @@ class GroupedTPE(BaseSampler):
     ) -> Any:
         """Draw a parameter with its group, or give what was drawn with another of the group."""
         if param_name not in self._drawn:
-            group = group_of(param_name, study.get_trials(deepcopy=False, states=FINISHED))
+            if self._finished is None:
+                self._finished = study.get_trials(deepcopy=False, states=FINISHED)
+            group = group_of(param_name, self._finished)
             group = {name: each for name, each in group.items() if not each.single()}
             self._drawn |= self._tpe.sample_relative(study, trial, group)
         if param_name in self._drawn:
