@@ -27,6 +27,7 @@ STARTUP_S = 25.0  # of the workers of an act: imports, process group, the first 
 TRIAL_S = 3.0  # of each trial: building, probing, reading the tasks, fitting the classifiers
 BYTES_KEPT = 4.0  # of a trained weight in a finished trial's folder, and again in MLflow's
 BYTES_CHECKPOINT = 16.0  # of a trained weight, with AdamW's state, in a checkpoint
+CHARACTERS = 4  # of a token of English
 ITEMS_BYTES = 1e6  # of a trial's items and rows
 
 
@@ -165,12 +166,13 @@ def _act_seconds(
 
 
 def _scoring_seconds(demand: Demand, split: Split, rate: float) -> float:
-    """Return the time of encoding the embedded tasks' texts once."""
-    from trainables.embedded_content import num_texts
+    """Return the time of encoding the embedded tasks' texts once; a token has some characters."""
+    from trainables.embedded_content import scored_texts
 
     evaluation = demand.config.evaluation
     known = [task for task in evaluation.tasks if task in EMBEDDED_TASKS]
-    tokens = sum(num_texts(task, split) for task in known) * evaluation.max_tokens
+    texts = (text for task in known for text in scored_texts(task, split))
+    tokens = sum(min(len(text) / CHARACTERS + 1, evaluation.max_tokens) for text in texts)
     return tokens * demand.cost.flops_per_token / (EFFICIENCY * rate)
 
 

@@ -187,12 +187,12 @@ def _half(texts: Sequence[str], split: Split) -> list[str]:
     return list(texts[0 if split == "choosing" else 1 :: 2])
 
 
-def num_texts(name: str, split: Split) -> int:
-    """Return how many texts are encoded to score a design on one half of an embedded task."""
+def scored_texts(name: str, split: Split) -> set[str]:
+    """Return the texts that are encoded to score a design on one half of an embedded task."""
     if name == "Lee50STS":
-        return len({*lee(split).first, *lee(split).second})
+        return {*lee(split).first, *lee(split).second}
     if name == "BoolQRetrieval":
-        return len(boolq(split).queries) + len(boolq(split).passages)
+        return {*boolq(split).queries, *boolq(split).passages}
     if name == "TRECClassification":
-        return len(trec(split).train) + len(trec(split).test)
-    return sum(map(len, newsgroups(split).documents))
+        return {text for text, _ in (*trec(split).train, *trec(split).test)}
+    return {text for documents in newsgroups(split).documents for text in documents}
