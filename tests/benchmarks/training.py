@@ -28,7 +28,7 @@ from trainables.packing import num_mini_batches
 PAIRS = 9
 ROUNDING = 0.01  # of the first loss, by which bf16 may part the two sides
 MINI_BATCH_SIZE = 16  # rows of a column in the peer's cached loss, as one of its passes takes
-MINI_BATCH_TOKENS = 2048  # of ours: what 16 passages of 128 tokens are
+MINI_BATCH_TOKENS = 3072  # of ours: what takes no more memory than that
 BATCH_SIZES = {"135M": 64, "1.5B": 16}  # triplets of a step that both sides' memory holds
 
 Step = Callable[[Batch], float]
