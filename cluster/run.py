@@ -13,19 +13,23 @@ from typing import Any
 import optuna
 from filelock import FileLock, Timeout
 
-from cluster import confirm, dispatch, factorial, plan, preflight, priors, samplers
-from cluster.confirm import Run
-from cluster.earlier_runs import SCHEME, earlier_runs
-from cluster.forecast import Forecast
-from cluster.ledger import Ledger
-from cluster.progress import Console, EventLog, Progress
-from cluster.results import ResultsTable, read_rows
+from cluster.acts import confirm, factorial
+from cluster.acts.confirm import Run
+from cluster.dispatch.tune import ray_cluster, run_trials, slots
+from cluster.observers.progress import Console, EventLog, Progress
+from cluster.observers.results import ResultsTable, read_rows
+from cluster.observers.tracking import Tracker, tracking_uri
+from cluster.preflight import plan
+from cluster.preflight.checks import configure
+from cluster.preflight.forecast import Forecast
+from cluster.preflight.surroundings import Place, storage_fault
 from cluster.settings import StudyConfig, to_plain, write_once
-from cluster.storage import open_storage
-from cluster.study import open_study, rules
-from cluster.surroundings import Place, storage_fault
-from cluster.tracking import Tracker, tracking_uri
-from cluster.trials import Observer, Proposal
+from cluster.study import priors, samplers
+from cluster.study.earlier_runs import SCHEME, earlier_runs
+from cluster.study.ledger import Ledger
+from cluster.study.opening import open_study, rules
+from cluster.study.storage import open_storage
+from cluster.study.trials import Observer, Proposal
 from search_spaces.spaces import SPACES
 from trainables.config import (
     EMBEDDED_MODEL,
@@ -58,7 +62,7 @@ def prepare(
     quiet_libraries()
     if needs_embedded(trial):
         assets.prepare(log)
-    config, forecast = preflight.configure(study, trial, checks, place)
+    config, forecast = configure(study, trial, checks, place)
     priors.check_known(config.first, config.base, designs.shape(config.base.backbone))
     for line in plan.warnings(forecast):
         log(line)
@@ -113,7 +117,7 @@ def run_study(config: StudyConfig, place: Place, *, log: Log) -> bool:
     with lock:
         shown = to_plain(config) | {"first": len(config.first)}
         tracker = Tracker(config.name, place.outputs, shown)
-        with dispatch.ray_cluster(place.address):
+        with ray_cluster(place.address):
             acts = _Acts(config, folder, tracker, place, log)
             if config.mode == "factorial":
                 confirmed = acts.factorial()
@@ -160,7 +164,7 @@ class _Acts:
         self._folder = folder
         self._tracker = tracker
         self._log = log
-        self._slots = dispatch.slots(config.base, place.at_once, place.gpus_per_worker)
+        self._slots = slots(config.base, place.at_once, place.gpus_per_worker)
         self._storage = open_storage(config.storage, folder)
 
     def search(self, source: optuna.Study | None) -> None:
@@ -244,7 +248,7 @@ class _Acts:
         self._log(
             f"{act}: {size} trials, {ledger.num_ended} done, {self._slots.at_once()} at once"
         )
-        dispatch.run_trials(ledger, slots=self._slots, folder=self._folder / "ray" / act)
+        run_trials(ledger, slots=self._slots, folder=self._folder / "ray" / act)
         console.finish()
         if ledger.num_trials < size:
             self._log(f"{act}: the space has no more than {ledger.num_trials} designs")

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cluster import pruners, samplers
+from cluster.dispatch.slots import ClusterLostError
 from cluster.settings import OBJECTIVES
-from cluster.slots import ClusterLostError
+from cluster.study import pruners, samplers
 from trainables.assets import AssetError
 from trainables.config import EMBEDDED_TASKS, ConfigError
 from trainables.deepspeed_overlay import canonical
@@ -265,9 +265,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        from cluster.plan import summary
+        from cluster.preflight.plan import summary
+        from cluster.preflight.surroundings import Place
         from cluster.run import describe, opened_elsewhere, prepare, run_study
-        from cluster.surroundings import Place
 
         at_once, outputs = value(arguments.at_once), arguments.outputs.resolve()
         gpus = value(arguments.gpus_per_worker)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from cluster import priors, pruners, samplers, storage
+from cluster.study import priors, pruners, samplers, storage
 from search_spaces.spaces import SPACES
 from trainables.config import ConfigError, TrialConfig
 from trainables.faults import check, distinct_texts, one_of, whole, whole_or_none

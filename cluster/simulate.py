@@ -20,13 +20,13 @@ from typing import Any
 import optuna
 from optuna.storages import BaseStorage, InMemoryStorage
 
-from cluster import priors, pruners, samplers
-from cluster.intervals import spread
-from cluster.ledger import Ledger
 from cluster.settings import StudyConfig
-from cluster.simulation import Simulation
-from cluster.study import open_study, rules
-from cluster.workloads import Formula, Recorded
+from cluster.simulation.intervals import spread
+from cluster.simulation.virtual import Simulation
+from cluster.simulation.workloads import Formula, Recorded
+from cluster.study import priors, pruners, samplers
+from cluster.study.ledger import Ledger
+from cluster.study.opening import open_study, rules
 from search_spaces.spaces import SPACES
 from trainables.config import ConfigError, TrialConfig
 from trainables.faults import check, one_of, whole

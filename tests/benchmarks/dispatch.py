@@ -28,7 +28,7 @@ NUM_OURS = 9
 
 def run(device: str) -> Iterator[str]:
     """Yield a line for each number of workers and way to run trials."""
-    from cluster.dispatch import ray_cluster
+    from cluster.dispatch.tune import ray_cluster
 
     assets.prepare(lambda line: None)
     with tempfile.TemporaryDirectory() as name, ray_cluster(None):
@@ -129,11 +129,11 @@ def _warm_groups(folder: Path, num_workers: int) -> tuple[list[float], list[floa
     """Run our trials, each stopped at its first report; return waits and parts of them."""
     import optuna
 
-    from cluster.dispatch import run_trials, slots
-    from cluster.ledger import Ledger
-    from cluster.results import ResultsTable
-    from cluster.tracking import Tracker
-    from cluster.trials import Proposal
+    from cluster.dispatch.tune import run_trials, slots
+    from cluster.observers.results import ResultsTable
+    from cluster.observers.tracking import Tracker
+    from cluster.study.ledger import Ledger
+    from cluster.study.trials import Proposal
     from tests.cluster.formula import StopAll
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)

@@ -17,11 +17,11 @@ from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from cluster.intervals import spread
 from cluster.settings import StudyConfig
 from cluster.simulate import EMBEDDED, quiet, simulate
-from cluster.storage import journal
-from cluster.workloads import Formula
+from cluster.simulation.intervals import spread
+from cluster.simulation.workloads import Formula
+from cluster.study.storage import journal
 from search_spaces.spaces import SPACES
 from trainables.config import TrialConfig
 from trainables.overlay import as_dict, flatten, overlay

@@ -25,9 +25,9 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from cluster.dispatch import HANG_TIMEOUT_S, ray_cluster, run_trials, slots
-from cluster.ledger import Ledger
-from cluster.trials import Proposal
+from cluster.dispatch.tune import HANG_TIMEOUT_S, ray_cluster, run_trials, slots
+from cluster.study.ledger import Ledger
+from cluster.study.trials import Proposal
 from trainables.config import TrialConfig
 from trainables.heartbeat import beat
 from trainables.overlay import overlay

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cluster.dispatch import ray_cluster
+from cluster.dispatch.tune import ray_cluster
 from tests.cluster.test_halving import open_halving
 from tests.cluster.test_ledger import outcome
 
@@ -44,7 +44,7 @@ def test_tune_pauses_promotes_and_ends_what_the_ledger_says(ray: Any, tmp_path: 
     """One worker: a design that is paused at first leads again when two weak ones have come."""
     from ray import tune
 
-    from cluster.adapters import LostTrials, StudyScheduler, StudySearcher
+    from cluster.dispatch.adapters import LostTrials, StudyScheduler, StudySearcher
 
     ledger, study, witness = open_halving(tmp_path)
     tune.Tuner(

@@ -5,7 +5,7 @@ from typing import Any
 
 import optuna
 
-from cluster import confirm
+from cluster.acts import confirm
 from cluster.settings import StudyConfig
 from search_spaces.drawing import CONTROL
 from trainables.identity import design_digest

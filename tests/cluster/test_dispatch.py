@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from cluster.dispatch import insistent_interrupt
-from cluster.slots import Node, Slots, check_memory, fit
+from cluster.dispatch.slots import Node, Slots, check_memory, fit
+from cluster.dispatch.tune import insistent_interrupt
 from trainables.config import ConfigError
 
 

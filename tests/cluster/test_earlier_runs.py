@@ -8,10 +8,10 @@ from typing import Any
 import optuna
 import pytest
 
-from cluster.earlier_runs import earlier_runs
-from cluster.priors import proposer, warm_start
-from cluster.tracking import Tracker, tracking_uri
-from cluster.trials import Assignment, Ending
+from cluster.observers.tracking import Tracker, tracking_uri
+from cluster.study.earlier_runs import earlier_runs
+from cluster.study.priors import proposer, warm_start
+from cluster.study.trials import Assignment, Ending
 from search_spaces.drawing import CONTROL
 from search_spaces.spaces import SPACES
 from trainables.config import ConfigError, TrialConfig

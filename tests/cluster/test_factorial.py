@@ -10,13 +10,13 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from cluster import factorial as factorials
-from cluster.confirm import Proposer, Run, trial_config
-from cluster.factorial import cell_runs, factorial, tuning_runs
-from cluster.ledger import Ledger
+from cluster.acts import factorial as factorials
+from cluster.acts.confirm import Proposer, Run, trial_config
+from cluster.acts.factorial import cell_runs, factorial, tuning_runs
+from cluster.acts.tuning import TUNED, best_settings, settings
 from cluster.settings import StudyConfig
-from cluster.trials import Assignment
-from cluster.tuning import TUNED, best_settings, settings
+from cluster.study.ledger import Ledger
+from cluster.study.trials import Assignment
 from search_spaces.drawing import CONTROL
 from trainables.config import ConfigError, TrialConfig
 from trainables.identity import design_digest

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from cluster import forecast as forecasts
-from cluster import plan
-from cluster.factorial import acts_of, factorial
-from cluster.forecast import Act, Forecast, acts_of_search, forecast
+from cluster.acts.factorial import acts_of, factorial
+from cluster.preflight import forecast as forecasts
+from cluster.preflight import plan
+from cluster.preflight.forecast import Act, Forecast, acts_of_search, forecast
+from cluster.preflight.surroundings import Node, Place
 from cluster.settings import StudyConfig
-from cluster.surroundings import Node, Place
 from search_spaces.drawing import CONTROL
 from trainables.config import EMBEDDED_MODEL, TrialConfig
 from trainables.embedded_content import scored_texts

@@ -12,8 +12,8 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.search_space.group_decomposed import _GroupDecomposedSearchSpace
 from optuna.trial import TrialState
 
-from cluster.grouped import GroupedTPE, group_of
 from cluster.simulate import EMBEDDED, quiet
+from cluster.study.grouped import GroupedTPE, group_of
 from search_spaces.spaces import SPACES
 from trainables.config import TrialConfig
 

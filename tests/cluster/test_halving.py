@@ -9,8 +9,8 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from cluster.ledger import Ledger
-from cluster.pruners import Halving, make_pruner, rungs
+from cluster.study.ledger import Ledger
+from cluster.study.pruners import Halving, make_pruner, rungs
 from tests.cluster.test_ledger import Witness, open_study, outcome, propose, report, take
 
 

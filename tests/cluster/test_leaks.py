@@ -37,7 +37,7 @@ def counts() -> dict[str, int]:
 
 def main(folder: Path) -> None:
     """Print what is held after two short searches, the second one with all the stops."""
-    from cluster.dispatch import ray_cluster
+    from cluster.dispatch.tune import ray_cluster
     from tests.cluster import formula
 
     os.environ[formula.STEP_S] = "0"

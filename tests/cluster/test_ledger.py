@@ -10,9 +10,9 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from cluster.ledger import Ledger
-from cluster.samplers import Reseeded
-from cluster.trials import Assignment, Ending, Proposal
+from cluster.study.ledger import Ledger
+from cluster.study.samplers import Reseeded
+from cluster.study.trials import Assignment, Ending, Proposal
 from search_spaces.spaces import SPACES
 from trainables.config import TrialConfig
 from trainables.overlay import overlay

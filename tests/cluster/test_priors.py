@@ -8,12 +8,12 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from cluster import priors
-from cluster.ledger import Ledger
 from cluster.settings import StudyConfig, write_once
 from cluster.simulate import EMBEDDED, quiet
-from cluster.storage import journal
-from cluster.study import open_study
+from cluster.study import priors
+from cluster.study.ledger import Ledger
+from cluster.study.opening import open_study
+from cluster.study.storage import journal
 from search_spaces.drawing import CONTROL
 from search_spaces.spaces import SPACES
 from tests.cluster.test_ledger import outcome, report, take

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from cluster.progress import Console, EventLog, Progress, kind
-from cluster.trials import Assignment, Ending
+from cluster.observers.progress import Console, EventLog, Progress, kind
+from cluster.study.trials import Assignment, Ending
 from trainables.config import TrialConfig
 from trainables.overlay import overlay
 

@@ -8,8 +8,8 @@ from typing import Any
 import optuna
 import pytest
 
-from cluster.samplers import NUMBERS_ONLY, SAMPLERS, Near, Reseeded, trial_seed
 from cluster.simulate import EMBEDDED, quiet
+from cluster.study.samplers import NUMBERS_ONLY, SAMPLERS, Near, Reseeded, trial_seed
 from search_spaces.spaces import SPACES
 from trainables.config import TrialConfig
 

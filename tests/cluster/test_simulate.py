@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cluster.intervals import spread
 from cluster.settings import StudyConfig, write_once
 from cluster.simulate import EMBEDDED, main, quiet, simulate
-from cluster.simulation import Event
-from cluster.workloads import BEST, WORST, Formula, Recorded, every_design
+from cluster.simulation.intervals import spread
+from cluster.simulation.virtual import Event
+from cluster.simulation.workloads import BEST, WORST, Formula, Recorded, every_design
 from search_spaces.drawing import CONTROL
 from search_spaces.spaces import SPACES
 from trainables.config import TrialConfig

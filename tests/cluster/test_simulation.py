@@ -13,10 +13,10 @@ from optuna.storages.journal import BaseJournalBackend
 
 from cluster.settings import StudyConfig
 from cluster.simulate import EMBEDDED, open_ledger, quiet
-from cluster.simulation import Event, Simulation
-from cluster.storage import Journal
-from cluster.study import open_study
-from cluster.workloads import Formula, uniform
+from cluster.simulation.virtual import Event, Simulation
+from cluster.simulation.workloads import Formula, uniform
+from cluster.study.opening import open_study
+from cluster.study.storage import Journal
 from search_spaces.spaces import SPACES
 from trainables.config import TrialConfig
 from trainables.overlay import flatten, overlay

@@ -8,9 +8,9 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from cluster.ledger import Ledger
-from cluster.mirror import mirrored
-from cluster.storage import fault, hidden, journal, open_storage
+from cluster.study.ledger import Ledger
+from cluster.study.mirror import mirrored
+from cluster.study.storage import fault, hidden, journal, open_storage
 from tests.cluster.test_ledger import outcome, propose, report, take
 from trainables.config import ConfigError
 

@@ -14,8 +14,14 @@ from typing import Any
 
 import pytest
 
-from cluster import surroundings
-from cluster.surroundings import folder_fault, nodes, server_fault, storage_fault, tracking_fault
+from cluster.preflight import surroundings
+from cluster.preflight.surroundings import (
+    folder_fault,
+    nodes,
+    server_fault,
+    storage_fault,
+    tracking_fault,
+)
 from trainables.config import ConfigError
 
 

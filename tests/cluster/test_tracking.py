@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from cluster.results import ResultsTable, read_rows
-from cluster.tracking import Tracker, tracking_uri
-from cluster.trials import Assignment, Ending
+from cluster.observers.results import ResultsTable, read_rows
+from cluster.observers.tracking import Tracker, tracking_uri
+from cluster.study.trials import Assignment, Ending
 from trainables.config import TrialConfig
 from trainables.identity import design_digest, digest
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from signal import SIGALRM, SIGINT
 from typing import Any
 
-from cluster.ledger import Ledger
-from cluster.slots import ClusterLostError, Slots, alive, check_memory, fit
+from cluster.dispatch.slots import ClusterLostError, Slots, alive, check_memory, fit
+from cluster.study.ledger import Ledger
 from search_spaces.drawing import CONTROL
 from trainables.config import ConfigError, TrialConfig
 from trainables.overlay import from_dict, overlay
@@ -151,7 +151,7 @@ def run_trials(
     from ray import tune
     from ray.tune.search import ConcurrencyLimiter
 
-    from cluster.adapters import LostTrials, StudyScheduler, StudySearcher
+    from cluster.dispatch.adapters import LostTrials, StudyScheduler, StudySearcher
     from trainables.ray_trainable import TrialGroup
 
     class Limiter(ConcurrencyLimiter):

@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-from cluster.trials import Assignment, Ending, mean_score
+from cluster.study.trials import Assignment, Ending, mean_score
 
 WIDTH = 100  # columns at most
 BAR = 24  # columns of the bar

@@ -14,7 +14,7 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
-from cluster.trials import Assignment, Ending
+from cluster.study.trials import Assignment, Ending
 from trainables.identity import design_digest, digest, used
 from trainables.overlay import as_dict, flatten
 

@@ -13,7 +13,7 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from cluster.grouped import GroupedTPE
+from cluster.study.grouped import GroupedTPE
 
 POPULATION = 20  # of the genetic algorithms; before that many have ended they draw at random
 

@@ -17,7 +17,7 @@ from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from cluster.storage import Journal
+from cluster.study.storage import Journal
 
 STUDY = 0  # the id of the one study here; a trial's id is its number
 STUDY_ATTRS = "study"  # what a sampler noted on the study when it drew a trial, kept with it

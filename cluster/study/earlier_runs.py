@@ -12,8 +12,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
 
-from cluster.priors import Follower
-from cluster.tracking import EXPERIMENT
+from cluster.observers.tracking import EXPERIMENT
+from cluster.study.priors import Follower
 from search_spaces.drawing import Space
 from trainables.config import ConfigError, TrialConfig
 from trainables.faults import one_of

@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from cluster.trials import Assignment, Ending
+from cluster.study.trials import Assignment, Ending
 from trainables.identity import design_digest, digest
 
 COST = ("trainable_parameters", "head_parameters", "embedding_size", "flops_per_token")

@@ -12,8 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from cluster import dispatch
-from cluster.slots import fit
+from cluster.dispatch.slots import fit
+from cluster.dispatch.tune import ray_cluster
 from trainables.faults import check
 
 TIMEOUT_S = 3  # for a server's answer
@@ -54,7 +54,7 @@ def nodes(address: str | None) -> tuple[Node, ...]:
         cpus = len(os.sched_getaffinity(0))
         return (Node(cpus=cpus, gpus=num_gpus(), memory_bytes=float(machine_bytes())),)
     check({"address": _address_fault(address)})
-    with dispatch.ray_cluster(address):
+    with ray_cluster(address):
         import ray
 
         found = [node["Resources"] for node in ray.nodes() if node["Alive"]]

@@ -8,9 +8,9 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
-from cluster.pruners import Halving, make_pruner, rungs
-from cluster.samplers import Reseeded
 from cluster.settings import SCORE, StudyConfig
+from cluster.study.pruners import Halving, make_pruner, rungs
+from cluster.study.samplers import Reseeded
 
 
 def open_study(config: StudyConfig, storage: BaseStorage) -> optuna.Study:

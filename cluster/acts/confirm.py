@@ -16,7 +16,7 @@ from typing import Any
 import optuna
 
 from cluster.settings import StudyConfig
-from cluster.trials import Proposal
+from cluster.study.trials import Proposal
 from search_spaces.drawing import CONTROL
 from trainables.config import Split, TrialConfig
 from trainables.identity import design_digest, digest

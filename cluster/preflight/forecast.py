@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from cluster import confirm
+from cluster.acts import confirm
+from cluster.observers.tracking import tracking_uri
+from cluster.preflight.surroundings import Node, Place, free_bytes, nodes, placed
 from cluster.settings import StudyConfig
-from cluster.surroundings import Node, Place, free_bytes, nodes, placed
-from cluster.tracking import tracking_uri
 from search_spaces.drawing import CONTROL, Overlay
 from trainables.config import EMBEDDED_TASKS, Split, TrialConfig
 from trainables.cost import Cost, count_cost

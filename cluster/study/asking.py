@@ -8,9 +8,9 @@ import optuna
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from cluster.mirror import UNSEEN, Mirror
-from cluster.samplers import Near
-from cluster.trials import Proposal
+from cluster.study.mirror import UNSEEN, Mirror
+from cluster.study.samplers import Near
+from cluster.study.trials import Proposal
 from trainables.identity import digest
 from trainables.overlay import as_dict
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cluster.results import COST, read_rows
-from cluster.simulation import Event
-from cluster.trials import mean_score
+from cluster.observers.results import COST, read_rows
+from cluster.simulation.virtual import Event
+from cluster.study.trials import mean_score
 from search_spaces.drawing import Overlay, Space
 from trainables.config import ConfigError, TrialConfig
 from trainables.overlay import as_dict, flatten

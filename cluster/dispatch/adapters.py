@@ -14,7 +14,7 @@ from ray.tune import Callback
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from cluster.ledger import Ledger
+from cluster.study.ledger import Ledger
 from trainables.overlay import as_dict
 
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import optuna
 
-from cluster.factorial import Factorial, acts_of, factorial
-from cluster.forecast import Forecast, acts_of_search, forecast
-from cluster.plan import resource_faults
+from cluster.acts.factorial import Factorial, acts_of, factorial
+from cluster.observers.tracking import tracking_uri
+from cluster.preflight.forecast import Forecast, acts_of_search, forecast
+from cluster.preflight.plan import resource_faults
+from cluster.preflight.surroundings import Place, folder_fault, nodes, tracking_fault
 from cluster.settings import StudyConfig
-from cluster.surroundings import Place, folder_fault, nodes, tracking_fault
-from cluster.tracking import tracking_uri
 from search_spaces.drawing import CONTROL, Overlay, Space
 from search_spaces.spaces import SPACES
 from trainables.config import ConfigError, PoolingConfig, TrialConfig

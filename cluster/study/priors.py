@@ -16,9 +16,9 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
 
-from cluster.mirror import UNSEEN
-from cluster.storage import hidden, open_storage
-from cluster.trials import Proposal
+from cluster.study.mirror import UNSEEN
+from cluster.study.storage import hidden, open_storage
+from cluster.study.trials import Proposal
 from search_spaces.drawing import CONTROL, Overlay, Space
 from search_spaces.literature import CONTROL_PRESET, PRESETS, literature
 from trainables.config import ConfigError, TrialConfig

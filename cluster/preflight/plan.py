@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from textwrap import wrap
 
-from cluster.forecast import Forecast
+from cluster.preflight.forecast import Forecast
 from cluster.settings import StudyConfig
 from trainables.estimate import estimate
 from trainables.identity import digest, label

@@ -20,10 +20,10 @@ from typing import Any, Protocol
 import numpy as np
 import optuna
 
-from cluster.confirm import Run, is_control, kept_runs
-from cluster.forecast import Act
+from cluster.acts.confirm import Run, is_control, kept_runs
+from cluster.acts.tuning import best_settings, settings
+from cluster.preflight.forecast import Act
 from cluster.settings import StudyConfig
-from cluster.tuning import best_settings, settings
 from search_spaces.drawing import CONTROL, Overlay
 from search_spaces.factorial import Cell, cells, factors_of
 from search_spaces.fraction import Fraction, fraction, num_effects

@@ -17,10 +17,10 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from cluster.asking import Asking
-from cluster.mirror import PAUSED, STOPPED, mirrored
-from cluster.pruners import Halving
-from cluster.trials import Assignment, Ending, Observer, Proposal, Status, mean_score
+from cluster.study.asking import Asking
+from cluster.study.mirror import PAUSED, STOPPED, mirrored
+from cluster.study.pruners import Halving
+from cluster.study.trials import Assignment, Ending, Observer, Proposal, Status, mean_score
 from trainables.overlay import from_dict
 
 

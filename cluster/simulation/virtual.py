@@ -14,8 +14,8 @@ from typing import Any, Literal, Protocol
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from cluster.adapters import LostTrials, StudyScheduler, StudySearcher
-from cluster.ledger import Ledger
+from cluster.dispatch.adapters import LostTrials, StudyScheduler, StudySearcher
+from cluster.study.ledger import Ledger
 
 Kind = Literal["Report", "Outcome", "Failure", "Lost"]
 

@@ -1,0 +1,1 @@
+"""Who hears of trials: the results table, MLflow, the console."""

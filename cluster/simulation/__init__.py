@@ -1,0 +1,1 @@
+"""A search in virtual time, with its own ledger and adapters."""

@@ -1,0 +1,1 @@
+"""The durable Optuna study: what is proposed, what became of it, and what stops early."""
