@@ -66,7 +66,6 @@ class StudyConfig:
                 else f"expected one of {', '.join(map(repr, SPACES))}, got {self.space!r}",
                 "objectives": self._objectives_fault(),
                 "sampler": one_of(self.sampler, tuple(samplers.SAMPLERS))
-                or samplers.missing(self.sampler)
                 or self._one_objective_fault(samplers.ONE_OBJECTIVE, self.sampler, "another"),
                 "num_startup": whole(self.num_startup, at_least=1),
                 "pruner": one_of(self.pruner, pruners.NAMES)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from importlib.util import find_spec
 from typing import Any
 
 import optuna
@@ -73,13 +72,6 @@ HELP = (
     "gp, nsga2 and nsga3 model the parameters that all designs have and draw the others at "
     "random; cma_es and qmc model numbers and draw choices, of which our spaces consist, at random"
 )
-
-
-def missing(name: object) -> str | None:
-    """Return the fault if a sampler's own package is not installed."""
-    if name == "cma_es" and find_spec("cmaes") is None:
-        return "cma_es needs a package that is not installed: pip install cmaes"
-    return None
 
 
 class Reseeded(BaseSampler):

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from importlib.util import find_spec
 from typing import Any
 
 import optuna
@@ -12,8 +11,6 @@ from cluster.simulate import EMBEDDED, quiet
 from cluster.study.samplers import NUMBERS_ONLY, SAMPLERS, Near, Reseeded, trial_seed
 from search_spaces.spaces import SPACES
 from trainables.config import TrialConfig
-
-INSTALLED = [name for name in SAMPLERS if name != "cma_es" or find_spec("cmaes")]
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +41,7 @@ def draw(name: str, seed: int, count: int, restart_every: int | None = None) -> 
     return drawn
 
 
-@pytest.mark.parametrize("name", INSTALLED)
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_a_restarted_study_is_proposed_the_same_designs(name: str) -> None:
     count = 14 if name == "gp" else 26  # past a generation of the genetic algorithms
     usual = draw(name, 3, count)
@@ -61,7 +58,7 @@ def test_qmc_goes_through_its_sequence() -> None:
     assert len({(size - 1) // 8 for size in sizes}) == 8  # each eighth of the range is visited
 
 
-@pytest.mark.parametrize("name", [n for n in NUMBERS_ONLY if n in INSTALLED])
+@pytest.mark.parametrize("name", NUMBERS_ONLY)
 def test_choices_that_a_sampler_cannot_model_are_drawn(name: str) -> None:
     heads = {design["pooling.head"] for design, _ in draw(name, 0, 20)}
     assert len(heads) > 2
