@@ -45,9 +45,13 @@ def run_trials(ledger: Ledger, *, slots: Slots, folder: Path, study: str) -> Non
 
     own_node = ray.get_runtime_context().get_node_id()
     here = NodeAffinitySchedulingStrategy(own_node, soft=False)
-    fit: Any = ray.remote(_fit).options(
-        num_cpus=0, max_retries=dispatch.RETRIES, scheduling_strategy=here
-    )
+    options: Any = {
+        "num_cpus": 0,
+        "max_calls": 1,  # Train's signal handler keeps a controller as long as the process
+        "max_retries": dispatch.RETRIES,
+        "scheduling_strategy": here,
+    }
+    fit: Any = ray.remote(**options)(_fit)
     running: dict[Any, _Running] = {}
     with dispatch.insistent_interrupt():
         while not ledger.is_done:
