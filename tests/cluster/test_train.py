@@ -14,7 +14,10 @@ from typing import Any
 import psutil
 import pytest
 
-from trainables.ray_train_loop import EVENTS, read
+from cluster.ledger import Ledger
+from cluster.train import _Running
+from tests.cluster import formula
+from trainables.ray_train_loop import EVENTS, FAILURE, read
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TIMEOUT_S = 250.0
@@ -132,6 +135,44 @@ def test_a_confirmation_comes_to_the_same_through_the_death_of_a_worker(
     assert [row["status"] for row in under_tune] == ["complete", "failed"]
     assert under_train == under_tune
     assert still_there == {"placement groups": [], "actors": []}
+
+
+OUTCOME = {"scores": {"t": 0.5}, "categories": {"t": "STS"}, "failures": {}, "cost": {}}
+
+
+@pytest.mark.parametrize(
+    ("error", "failure", "state"),
+    [
+        (None, None, "COMPLETE"),
+        (None, "TrainingError: loss", "FAIL"),
+        ("ActorDiedError: killed too often", None, "FAIL"),
+    ],
+)
+def test_reports_that_are_said_again_count_once_and_only_a_whole_run_has_an_outcome(
+    tmp_path: Path, error: str | None, failure: str | None, state: str
+) -> None:
+    ledger = Ledger(
+        formula.open_study(tmp_path),
+        formula.propose,
+        num_trials=1,
+        folder=tmp_path / "search",
+        observers=[],
+    )
+    assignment = ledger.next_trial()
+    assert assignment is not None
+    for name in (EVENTS, FAILURE):
+        (assignment.folder / name).write_text('"of an earlier driver"')
+    trial = _Running(ledger, assignment)
+    reports = [("Report", {"step": s, "quick_score": s / 8, "loss": 1.0}) for s in (1, 2, 3)]
+    for said in (reports[:2], reports[:1], [*reports, ("Outcome", OUTCOME)]):
+        (assignment.folder / EVENTS).write_text(json.dumps(said))
+        trial.pass_on()
+    if failure:
+        (assignment.folder / FAILURE).write_text(json.dumps(failure))
+    trial.end(error)
+    ((_, ended, _, curve, values),) = formula.table(tmp_path)
+    assert (ended, curve) == (state, {1: 0.125, 2: 0.25, 3: 0.375})
+    assert values == ([0.5] if state == "COMPLETE" else None)
 
 
 if __name__ == "__main__":
