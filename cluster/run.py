@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from cluster.acts import confirm, factorial
 from cluster.acts.confirm import Run
+from cluster.dispatch import train
 from cluster.dispatch.tune import ray_cluster, run_trials, slots
 from cluster.observers.progress import Console, EventLog, Progress
 from cluster.observers.results import ResultsTable, read_rows
@@ -42,6 +43,7 @@ from trainables.config import (
 from trainables.faults import check
 
 Log = Callable[[str], None]
+LONG_RUNS = ("confirm", factorial.CELLS)  # acts whose trials take all steps; Train may run them
 
 
 def prepare(
@@ -117,7 +119,7 @@ def run_study(config: StudyConfig, place: Place, *, log: Log) -> bool:
     with lock:
         shown = to_plain(config) | {"first": len(config.first)}
         tracker = Tracker(config.name, place.outputs, shown)
-        with ray_cluster(place.address):
+        with ray_cluster(place.address, dashboard=place.confirm_under == "train"):
             acts = _Acts(config, folder, tracker, place, log)
             if config.mode == "factorial":
                 confirmed = acts.factorial()
@@ -166,6 +168,7 @@ class _Acts:
         self._log = log
         self._slots = slots(config.base, place.at_once, place.gpus_per_worker)
         self._storage = open_storage(config.storage, folder)
+        self._confirm_under = place.confirm_under
 
     def search(self, source: optuna.Study | None) -> None:
         """Let Optuna propose designs of the space; the control and other known ones come first."""
@@ -248,7 +251,11 @@ class _Acts:
         self._log(
             f"{act}: {size} trials, {ledger.num_ended} done, {self._slots.at_once()} at once"
         )
-        run_trials(ledger, slots=self._slots, folder=self._folder / "ray" / act)
+        folder = self._folder / "ray" / act
+        if self._confirm_under == "train" and act in LONG_RUNS:
+            train.run_trials(ledger, slots=self._slots, folder=folder, study=self._config.name)
+        else:
+            run_trials(ledger, slots=self._slots, folder=folder)
         console.finish()
         if ledger.num_trials < size:
             self._log(f"{act}: the space has no more than {ledger.num_trials} designs")

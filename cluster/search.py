@@ -15,13 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cluster.dispatch.slots import ClusterLostError
+from cluster.dispatch.slots import CONFIRM_UNDER, ClusterLostError
 from cluster.settings import OBJECTIVES
 from cluster.study import pruners, samplers
 from trainables.assets import AssetError
 from trainables.config import EMBEDDED_TASKS, ConfigError
 from trainables.deepspeed_overlay import canonical
-from trainables.faults import number, whole
+from trainables.faults import number, one_of, whole
 
 EXAMPLES = """examples:
   python -m cluster.search
@@ -52,6 +52,8 @@ EXAMPLES = """examples:
       what the study embedded has learned, and known designs before any other
   python -m cluster.search --study embedded --address auto
       the same search on the Ray cluster that this machine belongs to
+  python -m cluster.search --study embedded --address auto --confirm-under train
+      the same, the long runs under Ray Train
 """
 
 TRAIN_DATA = (
@@ -77,6 +79,10 @@ WARM_START = (
 STORAGE = (
     "a database for the trials, as postgresql://host/name (default: a journal in the study's "
     "folder); optuna-dashboard shows either"
+)
+CONFIRM_HELP = (
+    "what runs the confirmation, or a factorial's cells: tune, whose workers are warm, or train, "
+    "for long runs: Ray Train starts each anew and heeds nodes that are to go (default: tune)"
 )
 
 
@@ -133,6 +139,7 @@ def parser() -> argparse.ArgumentParser:
     here.add_argument("--address", help="a Ray cluster (default: Ray on this machine)")
     here.add_argument("--at-once", metavar="N", help="trials at once (default: all fit)")
     here.add_argument("--gpus-per-worker", metavar="N", help="a share, as 0.5 (default: 1)")
+    here.add_argument("--confirm-under", metavar="RAY", default="tune", help=CONFIRM_HELP)
     here.add_argument("--outputs", type=Path, default=Path("outputs"), help="default: outputs")
     here.add_argument(
         "--dry-run", action="store_true", help="check everything; say plan and cost, run nothing"
@@ -274,6 +281,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         checks = {
             "gpus-per-worker": None if gpus is None else number(gpus, above=0, at_most=1),
             "at-once": None if at_once is None else whole(at_once, at_least=1),
+            "confirm-under": one_of(arguments.confirm_under, CONFIRM_UNDER),
             "deepspeed": no_file(arguments.deepspeed),
         }
         place = Place(
@@ -281,6 +289,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             address=arguments.address,
             at_once=None if checks["at-once"] else at_once,
             gpus_per_worker=None if checks["gpus-per-worker"] else gpus,
+            confirm_under=arguments.confirm_under,
         )
         config, forecast = prepare(*settings(arguments), checks, place, log=_say)
         if arguments.dry_run:

@@ -10,6 +10,7 @@ from trainables.config import ConfigError
 from trainables.faults import check, number
 
 TUNE_ACTOR_CPU = 0.01
+CONFIRM_UNDER = ("tune", "train")  # what runs the trials of a confirmation
 
 Node = tuple[int, int]  # its CPUs and GPUs
 

@@ -41,8 +41,10 @@ HANG_TIMEOUT_S = 3600.0  # without a step or a scored batch; then a worker count
 
 
 @contextmanager
-def ray_cluster(address: str | None) -> Iterator[None]:
+def ray_cluster(address: str | None, *, dashboard: bool = False) -> Iterator[None]:
     """Connect to the cluster at `address`, or start Ray on this machine; shut down at the end.
+
+    Ray Train asks the dashboard which of its runs live, to clear up after those that died.
 
     Raises:
         ConfigError: If no cluster answers at `address`.
@@ -59,7 +61,7 @@ def ray_cluster(address: str | None) -> Iterator[None]:
     try:
         ray.init(
             address="local" if local else address,
-            include_dashboard=False if local else None,
+            include_dashboard=dashboard if local else None,
             log_to_driver=False,
             logging_level=logging.CRITICAL,
             configure_logging=False,
@@ -131,6 +133,26 @@ def _needed_bytes(config: TrialConfig) -> float:
     return estimate(config, 1.0).total_bytes
 
 
+def bundles(slots: Slots, config: TrialConfig) -> list[dict[str, float]]:
+    """Return the resources of a trial; a large one gets more shares of GPUs that are shared."""
+    return slots.bundles(_needed_bytes(config) if slots.gpu_bytes else 0)
+
+
+def check_own_node(own: str) -> None:
+    """See that this process still has the node that it was connected to.
+
+    Raises:
+        ClusterLostError: If it has not.
+    """
+    import ray
+
+    if own not in {node["NodeID"] for node in ray.nodes() if node["Alive"]}:
+        raise ClusterLostError(
+            "the Ray node that the search was started on is gone; the same command "
+            "continues where this left off, once there is a cluster again"
+        )
+
+
 def run_trials(
     ledger: Ledger,
     *,
@@ -175,16 +197,10 @@ def run_trials(
             if time.monotonic() < self.looked + LOOK_S:
                 return
             self.looked = time.monotonic()
-            if own_node not in {node["NodeID"] for node in ray.nodes() if node["Alive"]}:
-                raise ClusterLostError(
-                    "the Ray node that the search was started on is gone; the same command "
-                    "continues where this left off, once there is a cluster again"
-                )
+            check_own_node(own_node)
 
     def resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
-        shared = slots.gpu_bytes > 0
-        needed = _needed_bytes(from_dict(config["trial"])) if shared else 0
-        return tune.PlacementGroupFactory(slots.bundles(needed))
+        return tune.PlacementGroupFactory(bundles(slots, from_dict(config["trial"])))
 
     tuner = tune.Tuner(
         tune.with_resources(trainable or TrialGroup, resources),

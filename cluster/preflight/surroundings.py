@@ -30,6 +30,7 @@ class Place:
     address: str | None = None  # of a Ray cluster; None: this machine
     at_once: int | None = None  # trials; None: all that fit
     gpus_per_worker: float | None = None  # a share of one; None: a whole one where there are any
+    confirm_under: str = "tune"  # one of `slots.CONFIRM_UNDER`
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

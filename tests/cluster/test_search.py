@@ -244,7 +244,7 @@ def test_all_faults_come_in_one_message_before_anything_starts(
             *("--tasks", "Lee50", "--train-data", "pairs.jsonl", "--outputs", str(tmp_path)),
             *("--set", "poling.head=none", "--set", "training.batch_size=-1"),
             *("--set", "evaluation.split=confirming", "--set", "pooling.ffn_size=0"),
-            *("--at-once", "-1"),
+            *("--at-once", "-1", "--confirm-under", "trian"),
         ]
     )
     message = capsys.readouterr().err
@@ -260,6 +260,7 @@ def test_all_faults_come_in_one_message_before_anything_starts(
     assert "training.data.0.name: expected a file, got 'pairs.jsonl'" in message
     assert "pooling.ffn_size: expected at least 1, got 0" in message
     assert "at-once: expected at least 1, got -1" in message
+    assert "confirm-under: expected one of 'tune', 'train', got 'trian' (did you mean" in message
     assert not list(tmp_path.iterdir())
 
 

@@ -60,6 +60,8 @@ class TestBatchInvariance:
         embedder = make()
 
         class Broken(nn.Module):
+            reads = None
+
             def forward(self, read: tuple[list[Tensor], Any]) -> Tensor:
                 states, _ = read
                 return states[-1][:, column]
@@ -74,6 +76,8 @@ class TestBatchInvariance:
         embedder = make()
 
         class Broken(nn.Module):
+            reads = None
+
             def forward(self, read: tuple[list[Tensor], Any]) -> Tensor:
                 states, tokens = read
                 weights: Tensor = tokens.real * torch.arange(tokens.real.shape[1])
@@ -93,6 +97,8 @@ class TestBatchInvariance:
         embedder = make()
 
         class Broken(nn.Module):
+            reads = None
+
             def forward(self, read: tuple[list[Tensor], Any]) -> Tensor:
                 states, tokens = read
                 last = states[-1][torch.arange(len(tokens.real)), tokens.real.sum(1) - 1]
