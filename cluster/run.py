@@ -19,16 +19,17 @@ from cluster.dispatch import train
 from cluster.dispatch.tune import ray_cluster, run_trials, slots
 from cluster.observers.progress import Console, EventLog, Progress
 from cluster.observers.results import ResultsTable, read_rows
+from cluster.observers.spool import Spool
 from cluster.observers.tracking import Tracker, tracking_uri
 from cluster.preflight import plan
 from cluster.preflight.checks import configure
 from cluster.preflight.forecast import Forecast
 from cluster.preflight.surroundings import Place, storage_fault
-from cluster.settings import StudyConfig, to_plain, write_once
+from cluster.settings import StudyConfig, study_identity, to_plain, write_once
 from cluster.study import priors, samplers
 from cluster.study.earlier_runs import SCHEME, earlier_runs
 from cluster.study.ledger import Ledger
-from cluster.study.opening import open_study, rules
+from cluster.study.opening import claim, open_study, rules
 from cluster.study.storage import open_storage
 from cluster.study.trials import Observer, Proposal
 from search_spaces.spaces import SPACES
@@ -118,15 +119,17 @@ def run_study(config: StudyConfig, place: Place, *, log: Log) -> bool:
         ) from error
     with lock:
         shown = to_plain(config) | {"first": len(config.first)}
-        tracker = Tracker(config.name, place.outputs, shown)
+        identity = study_identity(folder)
+        tracker = Tracker(config.name, place.outputs, shown, identity)
+        spool = Spool(tracker, folder / "mlflow.spool", log)
         with ray_cluster(place.address, dashboard=place.confirm_under == "train"):
-            acts = _Acts(config, folder, tracker, place, log)
+            acts = _Acts(config, folder, spool, place, log)
             if config.mode == "factorial":
                 confirmed = acts.factorial()
             else:
                 acts.search(source)
                 confirmed = acts.confirm()
-        write_report(folder, tracker, log)
+        write_report(folder, spool, tracker.uri, log)
         return confirmed
 
 
@@ -158,7 +161,7 @@ class _Acts:
         self,
         config: StudyConfig,
         folder: Path,
-        tracker: Tracker,
+        tracker: Spool | Tracker,
         place: Place,
         log: Log,
     ) -> None:
@@ -168,6 +171,7 @@ class _Acts:
         self._log = log
         self._slots = slots(config.base, place.at_once, place.gpus_per_worker)
         self._storage = open_storage(config.storage, folder)
+        self._identity = study_identity(folder)
         self._confirm_under = place.confirm_under
 
     def search(self, source: optuna.Study | None) -> None:
@@ -178,6 +182,7 @@ class _Acts:
         space, shape = SPACES[config.space], designs.shape(base.backbone)
         propose = priors.proposer(space, base, shape)
         study = open_study(config, self._storage)
+        claim(study, self._identity)
         if config.sampler in samplers.NUMBERS_ONLY:
             self._log(f"search: {config.sampler} models numbers only and draws choices at random")
         if source is not None:
@@ -213,6 +218,7 @@ class _Acts:
             sampler=optuna.samplers.RandomSampler(seed=self._config.seed),
             pruner=optuna.pruners.NopPruner(),
         )
+        claim(study, self._identity)
         proposer.enqueue(study)
         self._run(act, study, proposer, len(runs))
         return study
@@ -258,16 +264,16 @@ class _Acts:
             run_trials(ledger, slots=self._slots, folder=folder)
         console.finish()
         if ledger.num_trials < size:
-            self._log(f"{act}: the space has no more than {ledger.num_trials} designs")
+            self._log(f"{act}: many draws found no design beside these {ledger.num_trials}")
 
 
-def write_report(folder: Path, tracker: Tracker, log: Log) -> None:
+def write_report(folder: Path, tracker: Spool, uri: str, log: Log) -> None:
     """Write the report of a study's results, attach it to MLflow and say the verdict."""
     from analysis import report
 
     file, sentences = report.write(folder)
     tracker.finish(file, sentences)
-    for line in ["", *sentences, "", f"report: {file}", f"MLflow: {how_to_open(tracker.uri)}"]:
+    for line in ["", *sentences, "", f"report: {file}", f"MLflow: {how_to_open(uri)}"]:
         log(line)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.dispatch.slots import CONFIRM_UNDER, ClusterLostError
-from cluster.settings import OBJECTIVES
+from cluster.settings import OBJECTIVES, check_kept
 from cluster.study import pruners, samplers
 from trainables.assets import AssetError
 from trainables.config import EMBEDDED_TASKS, ConfigError
@@ -133,7 +133,12 @@ def parser() -> argparse.ArgumentParser:
     study.add_argument("--workers", metavar="N", help="workers of each trial (default: 1)")
     study.add_argument("--deepspeed", metavar="FILE", help="more DeepSpeed settings, as JSON")
     study.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting"
+        "--set",
+        action="append",
+        default=[],
+        type=setting,
+        metavar="NAME=VALUE",
+        help="any other setting",
     )
     here = made.add_argument_group("this run of it")
     here.add_argument("--address", help="a Ray cluster (default: Ray on this machine)")
@@ -182,10 +187,20 @@ def settings(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, A
     given = {name: v for name, v in trial.items() if v is not None}
     if arguments.layers == "all":
         given["backbone.num_layers"] = None
-    for text in arguments.set:
-        name, _, raw = text.partition("=")
-        given[name] = value(raw)
+    given |= dict(arguments.set)
     return {name: v for name, v in study.items() if v is not None}, given
+
+
+def setting(text: str) -> tuple[str, Any]:
+    """Return a dotted name and its value.
+
+    >>> setting("training.steps=9")
+    ('training.steps', 9)
+    """
+    name, equals, raw = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
+    return name, value(raw)
 
 
 def value(text: str | None) -> Any:
@@ -293,6 +308,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         config, forecast = prepare(*settings(arguments), checks, place, log=_say)
         if arguments.dry_run:
+            check_kept(config, outputs / config.name)
             opened_elsewhere(config, outputs)
             for line in [*describe(config, forecast), "All checks passed; nothing was started."]:
                 _say(line)

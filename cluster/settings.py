@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,18 +115,39 @@ def to_plain(config: StudyConfig) -> dict[str, Any]:
     return json.loads(json.dumps(values | shown))  # type: ignore[no-any-return]
 
 
+def study_identity(folder: Path) -> str:
+    """Return what tells the study in a folder from others of its name, made at the first call."""
+    file = folder / "study.id"
+    if not file.exists():
+        partial = file.with_suffix(".partial")
+        partial.write_text(uuid.uuid4().hex)
+        partial.replace(file)
+    return file.read_text()
+
+
 def write_once(config: StudyConfig, folder: Path) -> None:
     """Keep the settings in the study's folder, or compare them with those kept there.
 
     Raises:
         ConfigError: If the folder holds a study with other settings; every difference is named.
     """
+    check_kept(config, folder)
     file = folder / "study.json"
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
         partial = file.with_suffix(".partial")
         partial.write_text(json.dumps(to_plain(config), indent=2) + "\n")
         partial.replace(file)
+
+
+def check_kept(config: StudyConfig, folder: Path) -> None:
+    """Compare a study's settings with those that its folder keeps, if it does.
+
+    Raises:
+        ConfigError: If they differ; every difference is named.
+    """
+    file = folder / "study.json"
+    if not file.exists():
         return
     kept, given = flatten(json.loads(file.read_text())), flatten(to_plain(config))
     faults = [

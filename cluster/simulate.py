@@ -194,8 +194,8 @@ def setting(
     else:
         space, shape = given.space or "attention", EMBEDDED
         steps = {
-            "training.steps": given.steps or 64,
-            "training.report_every": given.report_every or 8,
+            "training.steps": 64 if given.steps is None else given.steps,
+            "training.report_every": 8 if given.report_every is None else given.report_every,
         }
         base = overlay(TrialConfig(), steps)
         workload = Formula(SPACES[space], base, shape)

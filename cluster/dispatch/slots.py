@@ -41,9 +41,9 @@ class Slots:
         >>> Slots(num_workers=1, threads=1, gpu=0.5, limit=3).fitting([(8, 1), (8, 1)])
         3
         """
-        share = 1 / self.gpu if self.gpu else 0
+        shares = int(1 / self.gpu + 1e-6) if self.gpu else 0  # of one GPU; none is of two
         places = sum(
-            min(cpu // self.threads, int(gpu * share + 1e-6)) if share else cpu // self.threads
+            min(cpu // self.threads, gpu * shares) if shares else cpu // self.threads
             for cpu, gpu in nodes
         )
         fitting = places // self.num_workers

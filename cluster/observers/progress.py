@@ -69,6 +69,7 @@ class Progress:
         self.total = num_trials
         self.ended = num_ended
         self.live: dict[str, tuple[int, int, str]] = {}  # steps taken, planned, label
+        self.paused: set[str] = set()
         self.best: tuple[float, str, str] | None = None  # score, trial, label
         self.endings = Counter(str(row["status"]) for row in before)
         self.failures: Counter[str] = Counter()
@@ -80,8 +81,24 @@ class Progress:
             if row["status"] == "failed":
                 self._fail(str(row["reason"]))
 
+    def start(self, trial: Assignment) -> None:
+        """Count a trial among those that run."""
+        self.paused.discard(trial.name)
+        self.live[trial.name] = (0, max(trial.config.training.steps, 1), trial.label)
+
+    def pause(self, trial: Assignment) -> None:
+        """Count a trial among those that wait; most go no further."""
+        self.live.pop(trial.name, None)
+        self.paused.add(trial.name)
+
+    @property
+    def reached(self) -> int:
+        """How many trials have ended, or wait."""
+        return self.ended + len(self.paused)
+
     def end(self, trial: Assignment, ending: Ending) -> None:
         """Count a trial that has ended."""
+        self.paused.discard(trial.name)
         self.live.pop(trial.name, None)
         self.ended += 1
         self.endings[ending.status] += 1
@@ -105,7 +122,7 @@ class Progress:
     def time_left(self) -> float | None:
         """Return the seconds that are left by the pace so far; None before there is a pace."""
         taken = sum(step / steps for step, steps, _ in self.live.values()) * TRAINING_SHARE
-        done = self.ended - self._before + taken
+        done = self.reached - self._before + taken
         return self.spent / done * (self.total - self._before - done) if done > 0 else None
 
 
@@ -131,8 +148,7 @@ class Console:
 
     def started(self, trial: Assignment) -> None:
         """Show that a trial runs."""
-        steps = max(trial.config.training.steps, 1)
-        self._progress.live[trial.name] = (0, steps, trial.label)
+        self._progress.start(trial)
         self._show()
 
     def reported(self, trial: Assignment, report: dict[str, float]) -> None:
@@ -143,7 +159,9 @@ class Console:
 
     def paused(self, trial: Assignment) -> None:
         """Show that a trial waits, until it is started again or ended."""
-        self._progress.live.pop(trial.name, None)
+        self._progress.pause(trial)
+        if not self._out.isatty():
+            self._write(self._tenths())
         self._show()
 
     def ended(self, trial: Assignment, ending: Ending) -> None:
@@ -170,17 +188,24 @@ class Console:
             self._known.add(kind(str(ending.reason)))
             if len(self._known) <= MOST_KINDS:
                 lines.append(f"{trial.name} FAILED ({ending.reason})")
-        if self._due() > self._tenth:
-            self._tenth = self._due()
-            lines.append(self._summary())
+        self._write([*lines, *self._tenths()])
+
+    def _tenths(self) -> list[str]:
+        """Return the line of progress if one is due."""
+        if self._due() <= self._tenth:
+            return []
+        self._tenth = self._due()
+        return [self._summary()]
+
+    def _write(self, lines: list[str]) -> None:
         for line in lines:
-            self._out.write(f"{clock(progress.spent):>8}  {cut(line, WIDTH - 10)}\n")
+            self._out.write(f"{clock(self._progress.spent):>8}  {cut(line, WIDTH - 10)}\n")
         self._out.flush()
 
     def _due(self) -> int:
         """Return how many of the lines of progress are due."""
         lines = TENTHS if self._progress.total > FEW else TENTHS // 2
-        return self._progress.ended * lines // max(self._progress.total, 1)
+        return self._progress.reached * lines // max(self._progress.total, 1)
 
     def _summary(self) -> str:
         progress, left = self._progress, self._progress.time_left()
@@ -195,6 +220,7 @@ class Console:
     def _counts(self) -> str:
         words = {"pruned": "stopped early", "failed": "failed"}
         counts = {word: self._progress.endings[status] for status, word in words.items()}
+        counts["paused"] = len(self._progress.paused)
         return ", ".join(f"{count} {word}" for word, count in counts.items() if count)
 
     def _show(self) -> None:

@@ -32,8 +32,14 @@ def tracking_uri(outputs: Path) -> str:
 class Tracker:
     """An observer that keeps MLflow up to date."""
 
-    def __init__(self, study: str, outputs: Path, settings: dict[str, Any]) -> None:
-        """Open (or find) the experiment and the parent run of `study`."""
+    def __init__(
+        self, study: str, outputs: Path, settings: dict[str, Any], identity: str = "only"
+    ) -> None:
+        """Open (or find) the experiment and the parent run of `study`.
+
+        Another study of that name, in another folder or in one that was removed, has another
+        `identity`.
+        """
         self.uri = tracking_uri(outputs)
         self._client = MlflowClient(self.uri)
         found = self._client.get_experiment_by_name(EXPERIMENT)
@@ -45,12 +51,22 @@ class Tracker:
             )
         else:
             self._experiment = found.experiment_id
-        self.parent = self._run(study, {"study": study, "kind": "search"}, flatten(settings))
+        tags = {"study": study, "kind": "search", "identity": identity}
+        self.parent = self._run(study, tags, flatten(settings))
         self._study = study
         self._runs: dict[str, str] = {}
 
     def started(self, trial: Assignment) -> None:
         """Open the trial's run, or take up the one that was left."""
+        self._runs[trial.name] = self._open(trial)
+
+    def _run_of(self, trial: Assignment) -> str:
+        """Return the run of a trial, which another driver may have started."""
+        if trial.name not in self._runs:
+            self.started(trial)
+        return self._runs[trial.name]
+
+    def _open(self, trial: Assignment) -> str:
         tags = {
             "mlflow.parentRunId": self.parent,
             "study": self._study,
@@ -62,23 +78,24 @@ class Tracker:
             "mlflow.note.content": trial.label,
         }
         name = f"{trial.name} {trial.label}"
-        run = self._run(name, tags, used(trial.config), key=trial.name)
-        self._runs[trial.name] = run
+        return self._run(name, tags, used(trial.config), key=trial.name)
 
     def reported(self, trial: Assignment, report: dict[str, float]) -> None:
         """Log the step's metrics."""
         now, step = int(time.time() * 1000), int(report["step"])
         names = ("loss", "quick_score", "temperature", "seconds")
         metrics = [Metric(name, report[name], now, step) for name in names]
-        self._client.log_batch(self._runs[trial.name], metrics)
+        self._client.log_batch(self._run_of(trial), metrics)
 
     def paused(self, trial: Assignment) -> None:
         """Say that the trial waits."""
-        self._client.update_run(self._runs[trial.name], status="SCHEDULED")
+        self._client.update_run(self._run_of(trial), status="SCHEDULED")
 
     def link(self, name: str) -> dict[str, str]:
         """Return where a trial that was started is shown: its run, and a page if there is one."""
-        run = self._runs[name]
+        run = self._runs.get(name)
+        if run is None:  # MLflow was away when the trial started
+            return {}
         found = {"mlflow_run": run}
         if self.uri.startswith("http"):
             page = f"#/experiments/{self._experiment}/runs/{run}"
@@ -87,7 +104,8 @@ class Tracker:
 
     def ended(self, trial: Assignment, ending: Ending) -> None:
         """Log scores, the row of values behind them and the reason, and close the run."""
-        run, outcome, now = self._runs[trial.name], ending.outcome or {}, int(time.time() * 1000)
+        run = self._run_of(trial)
+        outcome, now = ending.outcome or {}, int(time.time() * 1000)
         step = int(ending.curve[-1]["step"]) if ending.curve else 0
         values = {
             f"{outcome['categories'][task]}.{task}": score
@@ -123,7 +141,8 @@ class Tracker:
     ) -> str:
         """Return the run with these tags, made anew if there is none."""
         if key is None:
-            condition = f"tags.study = '{tags['study']}' and tags.kind = 'search'"
+            names = ("study", "kind", "identity")
+            condition = " and ".join(f"tags.{each} = '{tags[each]}'" for each in names)
         else:
             parent = tags["mlflow.parentRunId"]
             condition = f"tags.trial = '{key}' and tags.`mlflow.parentRunId` = '{parent}'"

@@ -1,8 +1,8 @@
 """What a study will take: trials, memory, time, disk; and when it will have ended.
 
 Some designs of the space are built without memory for them and counted; the rest is arithmetic
-with this machine's own pace of matrix products, measured now. All texts are taken to be as long as
-they may be, and no trial to be stopped early, so a study mostly ends sooner.
+with this machine's own pace of matrix products, measured now. Training's texts are taken to be as
+long as they may be, and no trial to be stopped early, so a study mostly ends sooner.
 """
 
 from __future__ import annotations

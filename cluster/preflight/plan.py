@@ -79,7 +79,7 @@ def lines(made: Forecast, plan: Sequence[str]) -> list[str]:
         ("disk", f"{made.disk_bytes / GB:.1f} GB, of {made.free_bytes / GB:.0f} GB free"),
         ("end", _end(made.seconds)),
         ("", f"at this machine's pace of {made.rate / GB:.0f} GFLOP/s in {precision}"),
-        ("", "texts as long as they may be; what early stopping saves is not counted"),
+        ("", "training texts as long as they may be; what early stopping saves is not counted"),
     ]
     if made.uncounted:
         rows.append(("", f"nor is the scoring of {', '.join(made.uncounted)}"))

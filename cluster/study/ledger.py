@@ -217,8 +217,6 @@ class Ledger:
         verb = "paused" if halt == PAUSED else "stopped early"
         ending = Ending(status="pruned", reason=f"{verb} at step {step}", curve=tuple(curve))
         assignment = self._assignment(trial)
-        for observer in self._observers:
-            observer.started(assignment)
         self._tell(assignment, ending)
 
     def _tell(self, assignment: Assignment, ending: Ending) -> None:

@@ -11,6 +11,9 @@ from optuna.trial import TrialState
 from cluster.settings import SCORE, StudyConfig
 from cluster.study.pruners import Halving, make_pruner, rungs
 from cluster.study.samplers import Reseeded
+from trainables.config import ConfigError
+
+OWNER = "owner"  # a user attribute: the identity of the folder whose study it is
 
 
 def open_study(config: StudyConfig, storage: BaseStorage) -> optuna.Study:
@@ -32,6 +35,22 @@ def open_study(config: StudyConfig, storage: BaseStorage) -> optuna.Study:
     if config.pruner == "hyperband":  # makes its brackets when it is first asked, not before
         study.pruner.prune(study, optuna.trial.create_trial(state=TrialState.RUNNING))
     return study
+
+
+def claim(study: optuna.Study, identity: str) -> None:
+    """Refuse a study of the database that belongs to another folder.
+
+    Raises:
+        ConfigError: With the remedy.
+    """
+    owner = study.user_attrs.get(OWNER)
+    if owner is None and not study.get_trials(deepcopy=False):
+        study.set_user_attr(OWNER, identity)
+    elif owner != identity:
+        raise ConfigError(
+            f"storage: expected no study {study.study_name!r} of another outputs folder, got one; "
+            "give a new --study name, or the outputs folder that it was begun in"
+        )
 
 
 def rules(config: StudyConfig) -> dict[str, Any]:

@@ -124,7 +124,7 @@ def test_a_trial_that_stays_paused_ends_as_pruned_with_its_last_step(
     trial = study.trials[paused]
     assert (trial.state, trial.value) == (TrialState.PRUNED, trial.intermediate_values[2])
     assert trial.user_attrs["reason"] == "paused at step 2"
-    assert [event[0] for event in witness.events[-2:]] == ["started", "ended"]
+    assert witness.events[-1][0] == "ended"
     assert [r["step"] for r in witness.events[-1][2].curve] == [2]
     assert not folder.exists()
     assert ledger.num_ended == 4

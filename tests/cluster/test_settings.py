@@ -3,9 +3,11 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import optuna
 import pytest
 
-from cluster.settings import StudyConfig, to_plain, write_once
+from cluster.settings import StudyConfig, study_identity, to_plain, write_once
+from cluster.study.opening import claim
 from trainables.config import ConfigError
 
 
@@ -78,3 +80,18 @@ def test_several_objectives_are_not_pruned() -> None:
 def test_a_database_is_kept_without_its_password() -> None:
     config = StudyConfig(storage="postgresql://ada:secret@host/s")
     assert to_plain(config)["storage"] == "postgresql://ada:***@host/s"
+
+
+def test_a_study_keeps_its_identity(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    for folder in (one, other):
+        folder.mkdir()
+    assert study_identity(one) == study_identity(one) != study_identity(other)
+
+
+def test_a_databases_study_belongs_to_one_folder() -> None:
+    study = optuna.create_study()
+    claim(study, "one")
+    claim(study, "one")
+    with pytest.raises(ConfigError, match=r"storage: expected no study .* of another"):
+        claim(study, "other")
