@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,9 @@ def run_study(config: StudyConfig, place: Place, *, log: Log) -> bool:
         ConfigError: If the study's folder holds other settings, or another process works on it.
     """
     folder = place.outputs / config.name
-    source = opened_elsewhere(config, place.outputs)
+    earlier = cache(partial(opened_elsewhere, config, place.outputs))
+    if not (folder / "study.json").exists():
+        earlier()  # a study that goes on knows it already, and it may be gone
     write_once(config, folder)
     lock = FileLock(folder / "driver.lock")
     try:
@@ -127,7 +130,7 @@ def run_study(config: StudyConfig, place: Place, *, log: Log) -> bool:
             if config.mode == "factorial":
                 confirmed = acts.factorial()
             else:
-                acts.search(source)
+                acts.search(earlier)
                 confirmed = acts.confirm()
         write_report(folder, spool, tracker.uri, log)
         return confirmed
@@ -174,7 +177,7 @@ class _Acts:
         self._identity = study_identity(folder)
         self._confirm_under = place.confirm_under
 
-    def search(self, source: optuna.Study | None) -> None:
+    def search(self, earlier: Callable[[], optuna.Study | None]) -> None:
         """Let Optuna propose designs of the space; the control and other known ones come first."""
         from trainables import designs
 
@@ -185,7 +188,9 @@ class _Acts:
         claim(study, self._identity)
         if config.sampler in samplers.NUMBERS_ONLY:
             self._log(f"search: {config.sampler} models numbers only and draws choices at random")
-        if source is not None:
+        if config.warm_start is not None and priors.WARM not in study.user_attrs:
+            source = earlier()
+            assert source is not None
             self._log(f"search: {priors.warm_start(study, source, propose)}")
         priors.queue(study, (priors.CONTROL_KNOWN, *config.first), space, base, shape)
         self._run("search", study, propose, config.num_trials, **rules(config))
