@@ -73,9 +73,12 @@ def _in_precision(config: TrialConfig) -> Embedder:
 
 def _activation_bytes(config: TrialConfig, num_tokens: int) -> float:
     """Return what one text takes: what autograd keeps, and the layer that is computed again."""
-    kept = saved_bytes(_in_precision(config), num_tokens)
+    embedder = _in_precision(config)
+    kept = saved_bytes(embedder, num_tokens)
     if not config.training.gradient_checkpointing:
-        return kept
+        depth = len(embedder.backbone.windows)
+        whole = depth - 1 if embedder.pooling.scope == "last_token" else depth  # last_layer.py
+        return kept * max(whole, 1) / depth
     embedder = _in_precision(overlay(config, {"training.gradient_checkpointing": False}))
     return kept + saved_bytes(embedder, num_tokens) / len(embedder.backbone.windows)
 
