@@ -60,7 +60,7 @@ def test_a_mini_batch_and_checkpointing_bound_the_activations(config: TrialConfi
     less = estimate(overlay(config, {"training.gradient_checkpointing": True}), 1e9)
     assert (
         less.activation_bytes < 0.6 * whole.activation_bytes
-    )  # one of two layers, and the states
+    )  # a layer of two
     assert less.seconds == pytest.approx(whole.seconds * 1.5)
 
 
