@@ -58,9 +58,7 @@ def test_a_mini_batch_and_checkpointing_bound_the_activations(config: TrialConfi
     assert estimate(half, 1e9).activation_bytes == pytest.approx(whole.activation_bytes / 2)
     assert estimate(half, 1e9).seconds == pytest.approx(whole.seconds * 2.5 / 2)
     less = estimate(overlay(config, {"training.gradient_checkpointing": True}), 1e9)
-    assert (
-        less.activation_bytes < 0.6 * whole.activation_bytes
-    )  # a layer of two
+    assert less.activation_bytes < 0.6 * whole.activation_bytes  # a layer of two
     assert less.seconds == pytest.approx(whole.seconds * 1.5)
 
 
