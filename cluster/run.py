@@ -18,7 +18,8 @@ from cluster.acts import confirm, factorial
 from cluster.acts.confirm import Run
 from cluster.dispatch import train
 from cluster.dispatch.tune import ray_cluster, run_trials, slots
-from cluster.observers.progress import Console, EventLog, Progress
+from cluster.observers.event_log import EventLog
+from cluster.observers.progress import Console, Progress
 from cluster.observers.results import ResultsTable, read_rows
 from cluster.observers.spool import Spool
 from cluster.observers.tracking import Tracker, tracking_uri

@@ -62,9 +62,7 @@ class StudyConfig:
                 "name": None
                 if NAME.fullmatch(self.name)
                 else f"expected letters, digits, '.', '_' or '-', got {self.name!r}",
-                "space": None
-                if self.space in SPACES
-                else f"expected one of {', '.join(map(repr, SPACES))}, got {self.space!r}",
+                "space": one_of(self.space, tuple(SPACES)),
                 "objectives": self._objectives_fault(),
                 "sampler": one_of(self.sampler, tuple(samplers.SAMPLERS))
                 or self._one_objective_fault(samplers.ONE_OBJECTIVE, self.sampler, "another"),

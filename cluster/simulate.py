@@ -31,7 +31,7 @@ from search_spaces.spaces import SPACES
 from trainables.config import ConfigError, TrialConfig
 from trainables.faults import check, one_of, whole
 from trainables.overlay import flatten, overlay
-from trainables.shape import Shape
+from trainables.shape import EMBEDDED, Shape
 
 EXAMPLES = """examples:
   python -m cluster.simulate
@@ -51,7 +51,6 @@ range):
   steps      steps trained in all
   makespan   until the last trial has ended, in minutes of the trials' own time
 """
-EMBEDDED = Shape(depth=6, width=576, num_heads=9, num_key_value_heads=3)
 CLOSE = 0.99  # of the best score
 
 

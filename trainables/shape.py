@@ -14,3 +14,6 @@ class Shape:
     num_heads: int
     num_key_value_heads: int
     windows: tuple[int | None, ...] = ()  # of each layer; () where no layer has one
+
+
+EMBEDDED = Shape(depth=6, width=576, num_heads=9, num_key_value_heads=3)  # as it is cut by default

@@ -16,7 +16,7 @@ from typing import Any
 import optuna
 
 from cluster.settings import StudyConfig
-from cluster.study.trials import Proposal
+from cluster.study.trials import Proposal, category_means
 from search_spaces.drawing import CONTROL
 from trainables.config import Split, TrialConfig
 from trainables.identity import design_digest, digest
@@ -34,14 +34,6 @@ class Run:
     seed: int
     steps: int
     split: Split = "confirming"
-
-
-def category_means(row: Mapping[str, Any]) -> dict[str, float]:
-    """Return a row's mean score in each category of its tasks."""
-    scores: dict[str, list[float]] = {}
-    for task, score in row["scores"].items():
-        scores.setdefault(row["categories"][task], []).append(score)
-    return {category: fmean(values) for category, values in scores.items()}
 
 
 def finalists(rows: Sequence[Mapping[str, Any]], count: int) -> list[dict[str, Any]]:

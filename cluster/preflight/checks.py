@@ -23,11 +23,10 @@ from trainables.faults import check
 from trainables.identity import label
 from trainables.kernels import check_kernels
 from trainables.overlay import overlay
-from trainables.shape import Shape
+from trainables.shape import EMBEDDED, Shape
 
 SAMPLES = 300  # designs drawn from the space to see whether all can be built
 BUILT = ("attention.mask", "attention.key_value_heads", "pooling.head")  # what is built
-ANY = Shape(depth=6, width=576, num_heads=9, num_key_value_heads=3)  # where the model's is unknown
 
 OF_SEARCH = (
     *("num_trials", "num_finalists", "objectives", "sampler", "num_startup", "pruner"),
@@ -172,7 +171,7 @@ def _with_depth(base: TrialConfig, faults: Faults) -> tuple[Shape, TrialConfig]:
 
     shape: Shape | None = faults.during(lambda: designs.shape(base.backbone))
     if shape is None:
-        return ANY, base
+        return EMBEDDED, base  # where the shape is unknown, so that other faults are found
     kept = {"backbone.num_layers": shape.depth}
     return shape, faults.during(lambda: overlay(base, kept)) or base
 

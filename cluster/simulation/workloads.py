@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cluster.observers.results import COST, read_rows
 from cluster.simulation.virtual import Event
 from cluster.study.trials import mean_score
-from search_spaces.drawing import Overlay, Space
+from search_spaces.drawing import Space
+from search_spaces.factorial import cells
 from trainables.config import ConfigError, TrialConfig
 from trainables.overlay import as_dict, flatten
 from trainables.shape import Shape
@@ -20,47 +21,10 @@ from trainables.shape import Shape
 BEST, WORST, START = 0.8, 0.7, 0.3  # scores: of the best and the worst design, and of no training
 PAIRS = 0.15  # share of the pairs of parameters that interact
 NOISE = 0.005  # standard deviation of a report's score
-RATES = (
-    4.0,
-    5.0,
-)  # how fast designs learn, over a whole training: early ranks are half of the truth
+RATES = (4.0, 5.0)  # how fast designs learn, over a whole training; early ranks are half the truth
 SECONDS = (0.7, 1.5)  # a step of designs
 SCORING_S = 4.0  # seconds of an evaluation
 NAME = "score"  # of the one task
-
-
-class _Odometer:
-    """Draws every design of a space in turn."""
-
-    def __init__(self) -> None:
-        self._places: list[int] = []
-        self._sizes: list[int] = []
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        depth = len(self._sizes)
-        if depth == len(self._places):
-            self._places.append(0)
-        self._sizes.append(len(choices))
-        return choices[self._places[depth]]
-
-    def advance(self) -> bool:
-        """Go on to the next design; return whether there is one."""
-        pairs = zip(self._places, self._sizes, strict=True)
-        counts = [place + 1 < size for place, size in pairs]
-        self._sizes = []
-        if True not in counts:
-            return False
-        last = len(counts) - 1 - counts[::-1].index(True)
-        self._places = [*self._places[:last], self._places[last] + 1]
-        return True
-
-
-def every_design(space: Space, base: TrialConfig, shape: Shape) -> Iterator[Overlay]:
-    """Yield all designs of a space."""
-    odometer, left = _Odometer(), True
-    while left:
-        yield space(odometer, base, shape)
-        left = odometer.advance()
 
 
 def uniform(*parts: object) -> float:
@@ -91,7 +55,7 @@ class Formula:
         """Weigh all designs of the space; another seed makes other worths."""
         self._base, self._seed, self._noise = base, seed, noise
         self._worths: dict[object, float] = {}
-        drawn = list(every_design(space, base, shape))
+        drawn = [cell.params for cell in cells(space, base, shape)]
         self.num_designs = len(drawn)
         usual = flatten(as_dict(base))
         self._names = sorted({name for design in drawn for name in design})

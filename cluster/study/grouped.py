@@ -34,7 +34,23 @@ def group_of(name: str, trials: Sequence[FrozenTrial]) -> dict[str, BaseDistribu
     return {each: having[-1].distributions[each] for each in sorted(common)}
 
 
-class GroupedTPE(BaseSampler):
+class OneByOne(BaseSampler):
+    """A sampler that draws no parameter before it is asked for."""
+
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """Return none to draw together."""
+        return {}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Draw none."""
+        return {}
+
+
+class GroupedTPE(OneByOne):
     """TPE over groups of parameters, for one trial; it counts running trials as bad ones."""
 
     def __init__(self, seed: int, *, startup: int) -> None:
@@ -44,18 +60,6 @@ class GroupedTPE(BaseSampler):
         )
         self._drawn: dict[str, Any] = {}
         self._finished: list[FrozenTrial] | None = None  # when the trial began
-
-    def infer_relative_search_space(
-        self, study: Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        """Draw nothing before it is asked for."""
-        return {}
-
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """Draw none."""
-        return {}
 
     def sample_independent(
         self,

@@ -12,7 +12,7 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from cluster.study.grouped import GroupedTPE
+from cluster.study.grouped import GroupedTPE, OneByOne
 
 POPULATION = 20  # of the genetic algorithms; before that many have ended they draw at random
 
@@ -134,7 +134,7 @@ class Reseeded(BaseSampler):
         made.after_trial(study, trial, state, values)
 
 
-class Near(BaseSampler):
+class Near(OneByOne):
     """Draws a design near one that is known already: the further, the more draws were known.
 
     After the first, two parameters in ten are drawn at random, and one more after each.
@@ -144,18 +144,6 @@ class Near(BaseSampler):
         """Stay near `params`, which was what the last of so many draws gave."""
         self._params = params
         self._draws = draws
-
-    def infer_relative_search_space(
-        self, study: Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        """Draw no parameters together."""
-        return {}
-
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """Draw none."""
-        return {}
 
     def sample_independent(
         self,

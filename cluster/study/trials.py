@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -88,7 +88,12 @@ def mean_score(outcome: dict[str, Any]) -> float | None:
     """
     if outcome["failures"] or not outcome["scores"]:
         return None
-    by_category: dict[str, list[float]] = {}
-    for task, score in outcome["scores"].items():
-        by_category.setdefault(outcome["categories"][task], []).append(score)
-    return fmean(fmean(scores) for scores in by_category.values())
+    return fmean(category_means(outcome).values())
+
+
+def category_means(scored: Mapping[str, Any]) -> dict[str, float]:
+    """Return the mean score in each category of an outcome's, or a row's, tasks."""
+    scores: dict[str, list[float]] = {}
+    for task, score in scored["scores"].items():
+        scores.setdefault(scored["categories"][task], []).append(score)
+    return {category: fmean(values) for category, values in scores.items()}

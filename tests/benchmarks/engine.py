@@ -18,13 +18,14 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from cluster.settings import StudyConfig
-from cluster.simulate import EMBEDDED, quiet, simulate
+from cluster.simulate import quiet, simulate
 from cluster.simulation.intervals import spread
 from cluster.simulation.workloads import Formula
 from cluster.study.storage import journal
 from search_spaces.spaces import SPACES
 from trainables.config import TrialConfig
 from trainables.overlay import as_dict, flatten, overlay
+from trainables.shape import EMBEDDED
 
 NUM_TRIALS = 1000
 REPORTS = 8

@@ -16,10 +16,9 @@ from search_spaces.drawing import CONTROL
 from search_spaces.spaces import SPACES
 from trainables.config import ConfigError, TrialConfig
 from trainables.overlay import overlay
-from trainables.shape import Shape
+from trainables.shape import EMBEDDED
 
 BASE = TrialConfig()
-SHAPE = Shape(depth=6, width=576, num_heads=9, num_key_value_heads=3)
 SPACE = SPACES["attention"]
 DESIGNS: dict[str, tuple[float, dict[str, Any]]] = {
     "search-0000": (0.4, CONTROL),
@@ -62,7 +61,7 @@ def _no_server(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_runs_are_known_as_designs_of_the_space(tmp_path: Path) -> None:
     uri = logged(tmp_path)
-    source = earlier_runs("old", uri, SPACE, BASE, SHAPE, ("score", "embedding_size"))
+    source = earlier_runs("old", uri, SPACE, BASE, EMBEDDED, ("score", "embedding_size"))
     found = {t.params["attention.mask"]: t.values for t in source.trials if t.values[0] != 0.5}
     assert found == {"causal": [0.4, 576.0], "bidirectional": [0.6, 576.0]}
     assert len(source.trials) == 3
@@ -70,9 +69,9 @@ def test_runs_are_known_as_designs_of_the_space(tmp_path: Path) -> None:
 
 def test_a_search_learns_from_them(tmp_path: Path) -> None:
     uri = logged(tmp_path)
-    source = earlier_runs("old", uri, SPACE, BASE, SHAPE, ("score",))
+    source = earlier_runs("old", uri, SPACE, BASE, EMBEDDED, ("score",))
     study = optuna.create_study(direction="maximize")
-    said = warm_start(study, source, proposer(SPACE, BASE, SHAPE))
+    said = warm_start(study, source, proposer(SPACE, BASE, EMBEDDED))
     assert said == "3 of the 3 trials of mlflow:old are known"
     assert sorted(trial.value or 0 for trial in study.trials) == [0.4, 0.5, 0.6]
     keys = ["key" in trial.user_attrs for trial in study.trials]
@@ -82,16 +81,16 @@ def test_a_search_learns_from_them(tmp_path: Path) -> None:
 def test_all_studies_can_be_taken_together(tmp_path: Path) -> None:
     logged(tmp_path, "old")
     uri = logged(tmp_path, "older", seed=3)
-    assert len(earlier_runs("", uri, SPACE, BASE, SHAPE, ("score",)).trials) == 6
-    assert len(earlier_runs("older", uri, SPACE, BASE, SHAPE, ("score",)).trials) == 3
+    assert len(earlier_runs("", uri, SPACE, BASE, EMBEDDED, ("score",)).trials) == 6
+    assert len(earlier_runs("older", uri, SPACE, BASE, EMBEDDED, ("score",)).trials) == 3
 
 
 def test_an_unknown_study_is_refused_with_those_that_are_known(tmp_path: Path) -> None:
     uri = logged(tmp_path)
     with pytest.raises(ConfigError, match="warm-start: expected one of 'old', got 'young'"):
-        earlier_runs("young", uri, SPACE, BASE, SHAPE, ("score",))
+        earlier_runs("young", uri, SPACE, BASE, EMBEDDED, ("score",))
 
 
 def test_where_nothing_was_tracked_there_is_nothing_to_know(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="it has none"):
-        earlier_runs("old", tracking_uri(tmp_path), SPACE, BASE, SHAPE, ("score",))
+        earlier_runs("old", tracking_uri(tmp_path), SPACE, BASE, EMBEDDED, ("score",))

@@ -12,10 +12,11 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.search_space.group_decomposed import _GroupDecomposedSearchSpace
 from optuna.trial import TrialState
 
-from cluster.simulate import EMBEDDED, quiet
+from cluster.simulate import quiet
 from cluster.study.grouped import GroupedTPE, group_of
 from search_spaces.spaces import SPACES
 from trainables.config import TrialConfig
+from trainables.shape import EMBEDDED
 
 
 @pytest.fixture(autouse=True)

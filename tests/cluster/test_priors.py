@@ -9,7 +9,7 @@ import pytest
 from optuna.trial import TrialState
 
 from cluster.settings import StudyConfig, write_once
-from cluster.simulate import EMBEDDED, quiet
+from cluster.simulate import quiet
 from cluster.study import priors
 from cluster.study.ledger import Ledger
 from cluster.study.opening import open_study
@@ -20,6 +20,7 @@ from tests.cluster.test_ledger import outcome, report, take
 from trainables.config import ConfigError, TrialConfig
 from trainables.identity import digest
 from trainables.overlay import overlay
+from trainables.shape import EMBEDDED
 
 BASE = overlay(TrialConfig(), {"training.steps": 8, "training.report_every": 2})
 LONGER = overlay(BASE, {"training.steps": 16})

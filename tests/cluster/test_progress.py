@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from cluster.observers.progress import Console, EventLog, Progress, kind
+from cluster.observers.event_log import EventLog
+from cluster.observers.progress import Console, Progress, kind
 from cluster.study.trials import Assignment, Ending
 from trainables.config import TrialConfig
 from trainables.overlay import overlay

@@ -7,10 +7,11 @@ from typing import Any
 import optuna
 import pytest
 
-from cluster.simulate import EMBEDDED, quiet
+from cluster.simulate import quiet
 from cluster.study.samplers import NUMBERS_ONLY, SAMPLERS, Near, Reseeded, trial_seed
 from search_spaces.spaces import SPACES
 from trainables.config import TrialConfig
+from trainables.shape import EMBEDDED
 
 
 @pytest.fixture(autouse=True)

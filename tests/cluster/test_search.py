@@ -21,7 +21,8 @@ from mlflow import MlflowClient
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from cluster.search import main, mix, parser, settings
+from cluster.command_line import mix, parser, settings
+from cluster.search import main
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TASKS = ("Lee50STS", "TRECClassification")

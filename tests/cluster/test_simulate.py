@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 
 from cluster.settings import StudyConfig, write_once
-from cluster.simulate import EMBEDDED, main, quiet, simulate
+from cluster.simulate import main, quiet, simulate
 from cluster.simulation.intervals import spread
 from cluster.simulation.virtual import Event
-from cluster.simulation.workloads import BEST, WORST, Formula, Recorded, every_design
+from cluster.simulation.workloads import BEST, WORST, Formula, Recorded
 from search_spaces.drawing import CONTROL
+from search_spaces.factorial import cells
 from search_spaces.spaces import SPACES
 from trainables.config import TrialConfig
 from trainables.overlay import as_dict, flatten, overlay
+from trainables.shape import EMBEDDED
 
 BASE = overlay(TrialConfig(), {"training.steps": 16, "training.report_every": 4})
 
@@ -40,16 +42,16 @@ def config(**changes: Any) -> StudyConfig:
 
 
 def test_every_design_of_a_space_is_found_once() -> None:
-    designs = list(every_design(SPACES["literature"], BASE, EMBEDDED))
+    designs = [cell.params for cell in cells(SPACES["literature"], BASE, EMBEDDED)]
     assert len(designs) == 9
-    drawn = list(every_design(SPACES["attention"], BASE, EMBEDDED))
+    drawn = [cell.params for cell in cells(SPACES["attention"], BASE, EMBEDDED)]
     assert len(drawn) == len({json.dumps(each) for each in drawn}) > 1000
     assert {name: CONTROL[name] for name in drawn[0]} in drawn
 
 
 def test_the_formula_knows_its_best_and_its_worst(formula: Formula) -> None:
     usual = flatten(as_dict(BASE))
-    designs = every_design(SPACES["attention"], BASE, EMBEDDED)
+    designs = [cell.params for cell in cells(SPACES["attention"], BASE, EMBEDDED)]
     scores = [formula.score(usual | design) for design in designs]
     assert [max(scores), min(scores)] == pytest.approx([BEST, WORST])
     assert formula.best == BEST

@@ -12,7 +12,7 @@ import pytest
 from optuna.storages.journal import BaseJournalBackend
 
 from cluster.settings import StudyConfig
-from cluster.simulate import EMBEDDED, open_ledger, quiet
+from cluster.simulate import open_ledger, quiet
 from cluster.simulation.virtual import Event, Simulation
 from cluster.simulation.workloads import Formula, uniform
 from cluster.study.opening import open_study
@@ -20,6 +20,7 @@ from cluster.study.storage import Journal
 from search_spaces.spaces import SPACES
 from trainables.config import TrialConfig
 from trainables.overlay import flatten, overlay
+from trainables.shape import EMBEDDED
 
 BASE = overlay(TrialConfig(), {"training.steps": 4, "training.report_every": 1})
 
