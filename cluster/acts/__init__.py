@@ -1,1 +1,1 @@
-"""What a study does after and beside its search: the confirmation, the factorial."""
+"""What a study does: its search, the confirmation, a factorial."""

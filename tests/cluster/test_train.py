@@ -43,10 +43,11 @@ SEARCHED = {"trial": "search-0001", "role": "search", "split": "choosing", "stat
 
 def confirm(outputs: Path, model: str, pairs: str, under: str) -> list[dict[str, Any]]:
     """Confirm a study under Tune or Train; return the rows without the times."""
+    from cluster.acts.running import Acts
     from cluster.observers.results import read_rows
     from cluster.observers.tracking import Tracker
     from cluster.preflight.surroundings import Place
-    from cluster.run import _Acts, quiet_libraries
+    from cluster.run import quiet_libraries
     from cluster.settings import StudyConfig
     from trainables.config import DataConfig, TrialConfig
     from trainables.overlay import overlay
@@ -62,7 +63,7 @@ def confirm(outputs: Path, model: str, pairs: str, under: str) -> list[dict[str,
     config = StudyConfig(name=under, base=overlay(TrialConfig(), SETTINGS | given))
     place = Place(outputs=outputs, confirm_under=under)
     tracker = Tracker(under, outputs, {})
-    assert _Acts(config, folder, tracker, place, lambda line: None).confirm()
+    assert Acts(config, folder, tracker, place, lambda line: None).confirm()
     rows = [row for row in read_rows(folder / "results") if row["role"] != "search"]
     for row in rows:
         for timed in (row, *row["curve"]):
