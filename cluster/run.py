@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from cluster.acts import factorial
 from cluster.acts.running import Acts
 from cluster.dispatch.tune import ray_cluster
-from cluster.observers.spool import Spool
+from cluster.observers.datasets import mlflow_datasets
 from cluster.observers.tracking import Tracker, tracking_uri
 from cluster.preflight import plan
 from cluster.preflight.checks import configure
@@ -116,16 +116,16 @@ def run_study(config: StudyConfig, place: Place, *, log: Log) -> bool:
     with lock:
         shown = to_plain(config) | {"first": len(config.first)}
         identity = study_identity(folder)
-        tracker = Tracker(config.name, place.outputs, shown, identity)
-        spool = Spool(tracker, folder / "mlflow.spool", log)
+        datasets = mlflow_datasets(config.base.training.data)
+        tracker = Tracker(config.name, place.outputs, shown, identity, datasets=datasets, log=log)
         with ray_cluster(place.address, dashboard=place.confirm_under == "train"):
-            acts = Acts(config, folder, spool, place, log)
+            acts = Acts(config, folder, tracker, place, log)
             if config.mode == "factorial":
                 confirmed = acts.factorial()
             else:
                 acts.search(earlier)
                 confirmed = acts.confirm()
-        write_report(folder, spool, tracker.uri, log)
+        write_report(folder, tracker, log)
         return confirmed
 
 
@@ -150,14 +150,16 @@ def opened_elsewhere(config: StudyConfig, outputs: Path) -> optuna.Study | None:
     return earlier_runs(study, uri, space, base, shape, config.objectives)
 
 
-def write_report(folder: Path, tracker: Spool, uri: str, log: Log) -> None:
+def write_report(folder: Path, tracker: Tracker, log: Log) -> None:
     """Write the report of a study's results, attach it to MLflow and say the verdict."""
     from analysis import report
 
     file, sentences = report.write(folder)
-    tracker.finish(file, sentences)
-    for line in ["", *sentences, "", f"report: {file}", f"MLflow: {how_to_open(uri)}"]:
+    left = tracker.finish(file, sentences)
+    for line in ["", *sentences, "", f"report: {file}", f"MLflow: {how_to_open(tracker.uri)}"]:
         log(line)
+    if left:
+        log(f"MLflow: {left} records wait in {tracker.spool_file}; repeat the command")
 
 
 def how_to_open(uri: str) -> str:

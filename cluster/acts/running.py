@@ -15,7 +15,6 @@ from cluster.dispatch.tune import run_trials, slots
 from cluster.observers.event_log import EventLog
 from cluster.observers.progress import Console, Progress
 from cluster.observers.results import ResultsTable, read_rows
-from cluster.observers.spool import Spool
 from cluster.observers.tracking import Tracker
 from cluster.preflight.surroundings import Place
 from cluster.settings import StudyConfig, study_identity
@@ -37,7 +36,7 @@ class Acts:
         self,
         config: StudyConfig,
         folder: Path,
-        tracker: Spool | Tracker,
+        tracker: Tracker,
         place: Place,
         log: Log,
     ) -> None:

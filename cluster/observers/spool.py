@@ -1,88 +1,137 @@
-"""MLflow may be away for a while: what happens meanwhile waits on disk and is told later."""
+"""A queue on disk before a server that may be away: records are sent in order, each at least once.
+
+The search appends a record and goes on; a thread sends. A sender to whom a repeated record changes
+nothing makes that exactly once, whatever is killed in between.
+"""
 
 from __future__ import annotations
 
-import os
-import pickle
+import json
+import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mlflow.exceptions import MlflowException
+RETRY_S = 10.0  # between tries while the server is away
+SETTLE_S = 60.0  # that the end of a study waits for what has not been sent
 
-from cluster.observers.tracking import Tracker
-from cluster.study.trials import Assignment, Ending
+Record = dict[str, Any]  # plain values, as JSON has them
 
-RETRY_S = 30.0  # between tries while it is away
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # its own would last for minutes
 
-Call = tuple[str, tuple[Any, ...]]
+class RefusedError(Exception):
+    """The server answers and will not have a record, now or later."""
 
 
 class Spool:
-    """An observer that passes all on to a tracker, in order, as soon as it can."""
+    """Records on their way; one process at a time may open a file."""
 
-    def __init__(self, tracker: Tracker, file: Path, log: Callable[[str], None]) -> None:
-        """Begin with what an earlier driver has left in `file`; `log` hears of outages."""
-        self._tracker = tracker
-        self._file = file
-        self._log = log
-        self._waiting: list[Call] = pickle.loads(file.read_bytes()) if file.is_file() else []
+    def __init__(
+        self,
+        file: Path,
+        send: Callable[[Record], None],
+        log: Callable[[str], None],
+        server: str = "MLflow",
+    ) -> None:
+        """Begin with what an earlier process has left in `file`; `log` hears of outages.
+
+        `send` is called from one thread alone. It raises `RefusedError` for a record that is to be
+        left out, and anything else while the server is away.
+        """
+        self._file, self._send, self._log, self._server = file, send, log, server
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self._waiting = deque(_left(file))
+        self._changed = threading.Condition()
+        self._closed = self._is_away = False
         self._next_try = 0.0
+        self._num_failed = 0
+        self._on_disk = file.open("a", encoding="utf-8")
+        self._thread = threading.Thread(target=self._run, name=f"{server} spool", daemon=True)
+        self._thread.start()
 
-    def started(self, trial: Assignment) -> None:
-        """Pass on that a trial runs."""
-        self._add("started", trial)
+    @property
+    def is_away(self) -> bool:
+        """Whether the last record could not be sent."""
+        return self._is_away
 
-    def reported(self, trial: Assignment, report: dict[str, float]) -> None:
-        """Pass on where a trial stands."""
-        self._add("reported", trial, report)
+    def add(self, record: Record) -> None:
+        """Keep a record on disk; it is sent when its turn comes."""
+        with self._changed:
+            self._on_disk.write(json.dumps(record) + "\n")
+            self._on_disk.flush()
+            self._waiting.append(record)
+            self._changed.notify_all()
 
-    def paused(self, trial: Assignment) -> None:
-        """Pass on that a trial waits."""
-        self._add("paused", trial)
+    def settle(self, timeout_s: float = SETTLE_S) -> int:
+        """Wait until all is sent, or a try fails; return how many records are left."""
+        until = time.monotonic() + timeout_s
+        with self._changed:
+            num_failed, self._next_try = self._num_failed, 0.0
+            self._changed.notify_all()
+            while self._waiting and self._num_failed == num_failed and time.monotonic() < until:
+                self._changed.wait(until - time.monotonic())
+            return len(self._waiting)
 
-    def ended(self, trial: Assignment, ending: Ending) -> None:
-        """Pass on how a trial ended."""
-        self._add("ended", trial, ending)
+    def close(self) -> None:
+        """End the thread; what was not sent stays on disk."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join()
+        self._on_disk.close()
+        if not self._waiting:
+            self._file.unlink(missing_ok=True)
 
-    def finish(self, report: Path, sentences: list[str]) -> None:
-        """Pass on the verdict; say so if it has to wait for the next time."""
-        self._next_try = 0.0
-        self._add("finish", report, sentences)
-        if self._waiting:
-            count = len(self._waiting)
-            self._log(f"MLflow: {count} records wait in {self._file}; repeat the command")
+    def _run(self) -> None:
+        while (record := self._next()) is not None:
+            reason = self._try(record)
+            with self._changed:
+                self._away(reason) if reason else self._sent()
+                self._changed.notify_all()
 
-    def link(self, name: str) -> dict[str, str]:
-        """Return where a trial is shown, as far as that is known."""
-        return self._tracker.link(name)
+    def _next(self) -> Record | None:
+        """Return the first record when it may be tried; None when the spool is closed."""
+        with self._changed:
+            while not self._closed:
+                rest = self._next_try - time.monotonic()
+                if self._waiting and rest <= 0:
+                    return self._waiting[0]
+                self._changed.wait(rest if self._waiting else None)
+            return None
 
-    def _add(self, name: str, *arguments: Any) -> None:
-        self._waiting.append((name, arguments))
-        if time.monotonic() >= self._next_try:
-            self._pass_on()
-        else:
-            self._keep()
+    def _try(self, record: Record) -> str | None:
+        """Send a record; return why the server did not have it, or None."""
+        try:
+            self._send(record)
+        except RefusedError as error:
+            self._log(f"{self._server} refuses a record of {record.get('run')!r}: {error}")
+        except Exception as error:  # of any client, in any state of its server
+            return str(error).partition("\n")[0] or type(error).__name__
+        return None
 
-    def _pass_on(self) -> None:
-        was_away = self._file.exists()
-        while self._waiting:
-            name, arguments = self._waiting[0]
-            try:
-                getattr(self._tracker, name)(*arguments)
-            except (MlflowException, OSError) as error:
-                self._next_try = time.monotonic() + RETRY_S
-                self._keep()
-                if not was_away:
-                    reason = str(error).partition("\n")[0]
-                    self._log(f"MLflow does not answer; records wait in {self._file} ({reason})")
-                return
-            self._waiting.pop(0)
-        self._file.unlink(missing_ok=True)
+    def _sent(self) -> None:
+        self._waiting.popleft()
+        if self._is_away:
+            self._is_away = False
+            self._log(f"{self._server} answers again; {len(self._waiting)} records are under way")
+        if not self._waiting:
+            self._on_disk.truncate(0)
 
-    def _keep(self) -> None:
-        partial = self._file.with_suffix(".partial")
-        partial.write_bytes(pickle.dumps(self._waiting))
-        partial.replace(self._file)
+    def _away(self, reason: str) -> None:
+        self._num_failed += 1
+        self._next_try = time.monotonic() + RETRY_S
+        if not self._is_away:
+            self._is_away = True
+            self._log(f"{self._server} does not answer; records wait in {self._file} ({reason})")
+
+
+def _left(file: Path) -> list[Record]:
+    """Return the whole records in a file; a kill may have cut the last one."""
+    if not file.is_file():
+        return []
+    content = file.read_text(encoding="utf-8")
+    whole = content[: content.rfind("\n") + 1]
+    if whole != content:
+        file.write_text(whole, encoding="utf-8")
+    return [json.loads(line) for line in whole.splitlines()]

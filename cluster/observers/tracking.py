@@ -1,6 +1,7 @@
-"""MLflow, the window for people: a parent run for the search, a child run for each trial.
+"""MLflow, the window for people: a parent run for the study, a child run for each trial.
 
-Only the driver writes. A trial that is continued continues its run, found by its name and parent.
+Only the driver writes. What happens to a trial becomes a record of plain values here, waits in a
+`Spool` and is sent by `mlflow_writer`, so the study never waits for MLflow.
 """
 
 from __future__ import annotations
@@ -8,19 +9,21 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
-
+from cluster.observers.mlflow_writer import MlflowWriter
+from cluster.observers.spool import Record, Spool
 from cluster.study.trials import Assignment, Ending
 from trainables.identity import design_digest, digest, used
 from trainables.overlay import as_dict, flatten
 
-EXPERIMENT = "poolsearch"
-KIND = "custom_model_development"  # the UI then opens on runs, not on traces of prompts
 STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
+LINK_S = 1.0  # that a trial's start waits for its run, while MLflow answers
+SPOOL = "mlflow.spool"
+
+Settings = Mapping[str, Any]
 
 
 def tracking_uri(outputs: Path) -> str:
@@ -33,80 +36,43 @@ class Tracker:
     """An observer that keeps MLflow up to date."""
 
     def __init__(
-        self, study: str, outputs: Path, settings: dict[str, Any], identity: str = "only"
+        self,
+        study: str,
+        outputs: Path,
+        settings: Settings,
+        identity: str = "only",
+        *,
+        datasets: Sequence[Mapping[str, str]] = (),
+        log: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Open (or find) the experiment and the parent run of `study`.
+        """Track `study`, whose folder is in `outputs`.
 
         Another study of that name, in another folder or in one that was removed, has another
-        `identity`.
+        `identity`. `datasets` are fields of `mlflow.entities.Dataset`: what is trained on. `log`
+        hears of outages.
         """
         self.uri = tracking_uri(outputs)
-        self._client = MlflowClient(self.uri)
-        found = self._client.get_experiment_by_name(EXPERIMENT)
-        if found is None:
-            local = self.uri.startswith("sqlite:")
-            place = (outputs / "mlartifacts").resolve().as_uri() if local else None
-            self._experiment = self._client.create_experiment(
-                EXPERIMENT, artifact_location=place, tags={"mlflow.experimentKind": KIND}
-            )
-        else:
-            self._experiment = found.experiment_id
-        tags = {"study": study, "kind": "search", "identity": identity}
-        self.parent = self._run(study, tags, flatten(settings))
-        self._study = study
-        self._runs: dict[str, str] = {}
+        self._study, self._datasets = study, list(datasets)
+        self._writer = MlflowWriter(self.uri, outputs, study=study, identity=identity)
+        self.spool_file = outputs / study / SPOOL
+        self._spool = Spool(self.spool_file, self._writer.send, log)
+        self._add("", params=flatten(settings), status="RUNNING")
 
     def started(self, trial: Assignment) -> None:
         """Open the trial's run, or take up the one that was left."""
-        self._runs[trial.name] = self._open(trial)
-
-    def _run_of(self, trial: Assignment) -> str:
-        """Return the run of a trial, which another driver may have started."""
-        if trial.name not in self._runs:
-            self.started(trial)
-        return self._runs[trial.name]
-
-    def _open(self, trial: Assignment) -> str:
-        tags = {
-            "mlflow.parentRunId": self.parent,
-            "study": self._study,
-            "trial": trial.name,
-            "role": trial.role,
-            "split": trial.config.evaluation.split,
-            "digest": digest(trial.config),
-            "design": design_digest(trial.config),
-            "mlflow.note.content": trial.label,
-        }
-        name = f"{trial.name} {trial.label}"
-        return self._run(name, tags, used(trial.config), key=trial.name)
+        self._add_of(trial, params=used(trial.config), datasets=self._datasets, status="RUNNING")
 
     def reported(self, trial: Assignment, report: dict[str, float]) -> None:
         """Log the step's metrics."""
-        now, step = int(time.time() * 1000), int(report["step"])
-        names = ("loss", "quick_score", "temperature", "seconds")
-        metrics = [Metric(name, report[name], now, step) for name in names]
-        self._client.log_batch(self._run_of(trial), metrics)
+        self._add_of(trial, curve=[report])
 
     def paused(self, trial: Assignment) -> None:
         """Say that the trial waits."""
-        self._client.update_run(self._run_of(trial), status="SCHEDULED")
-
-    def link(self, name: str) -> dict[str, str]:
-        """Return where a trial that was started is shown: its run, and a page if there is one."""
-        run = self._runs.get(name)
-        if run is None:  # MLflow was away when the trial started
-            return {}
-        found = {"mlflow_run": run}
-        if self.uri.startswith("http"):
-            page = f"#/experiments/{self._experiment}/runs/{run}"
-            found["mlflow_url"] = f"{self.uri.rstrip('/')}/{page}"
-        return found
+        self._add_of(trial, status="SCHEDULED")
 
     def ended(self, trial: Assignment, ending: Ending) -> None:
         """Log scores, the row of values behind them and the reason, and close the run."""
-        run = self._run_of(trial)
-        outcome, now = ending.outcome or {}, int(time.time() * 1000)
-        step = int(ending.curve[-1]["step"]) if ending.curve else 0
+        outcome = ending.outcome or {}
         values = {
             f"{outcome['categories'][task]}.{task}": score
             for task, score in outcome.get("scores", {}).items()
@@ -116,43 +82,57 @@ class Tracker:
         values |= outcome.get("cost", {})
         warmup = outcome.get("adaptation", {})
         values |= {f"adaptation.{name}": value for name, value in warmup.items()}
-        tags = {"status": ending.status, "reason": ending.reason or ""}
-        self._client.log_batch(
-            run,
-            [Metric(name, value, now, step) for name, value in values.items()],
-            tags=[RunTag(name, value) for name, value in tags.items()],
+        files = [outcome["items"], str(trial.folder / "weights.safetensors")] if outcome else []
+        self._add_of(
+            trial,
+            curve=list(ending.curve),  # again: a kill may have come before a report was kept
+            metrics=values,
+            step=int(ending.curve[-1]["step"]) if ending.curve else 0,
+            outcome={"status": ending.status, "reason": ending.reason or ""},
+            files=[file for file in files if Path(file).is_file()],
+            texts={"config.json": json.dumps(as_dict(trial.config), indent=2)},
+            params=used(trial.config),
+            status=STATUS[ending.status],
         )
-        if outcome:
-            self._client.log_artifact(run, outcome["items"])
-            weights = trial.folder / "weights.safetensors"
-            if weights.is_file():
-                self._client.log_artifact(run, str(weights))
-        self._client.log_text(run, json.dumps(as_dict(trial.config), indent=2), "config.json")
-        self._client.set_terminated(run, STATUS[ending.status])
 
-    def finish(self, report: Path, sentences: list[str]) -> None:
-        """Close the search's run with the verdict as its description and the report beside it."""
-        self._client.set_tag(self.parent, "mlflow.note.content", "\n\n".join(sentences))
-        self._client.log_artifact(self.parent, str(report))
-        self._client.set_terminated(self.parent)
+    def link(self, name: str) -> dict[str, str]:
+        """Return where a trial that was started is shown: its run, and a page if there is one."""
+        until = time.monotonic() + LINK_S
+        while not self._spool.is_away and time.monotonic() < until:
+            if found := self._writer.link(name):
+                return found
+            time.sleep(0.005)
+        return self._writer.link(name)
 
-    def _run(
-        self, name: str, tags: dict[str, str], params: dict[str, Any], key: str | None = None
-    ) -> str:
-        """Return the run with these tags, made anew if there is none."""
-        if key is None:
-            names = ("study", "kind", "identity")
-            condition = " and ".join(f"tags.{each} = '{tags[each]}'" for each in names)
-        else:
-            parent = tags["mlflow.parentRunId"]
-            condition = f"tags.trial = '{key}' and tags.`mlflow.parentRunId` = '{parent}'"
-        runs = self._client.search_runs([self._experiment], condition, max_results=1)
-        if runs:
-            run = str(runs[0].info.run_id)
-            self._client.update_run(run, status="RUNNING")
-        else:
-            made = self._client.create_run(self._experiment, tags=tags, run_name=name)
-            run = str(made.info.run_id)
-        rows = [Param(param, str(value)) for param, value in params.items()]
-        self._client.log_batch(run, params=rows)  # again too: a kill may have come before them
-        return run
+    def finish(self, report: Path, sentences: Sequence[str], winner: str | None = None) -> int:
+        """Close the study's run with the verdict as its description and the report beside it.
+
+        The trial named `winner` becomes a version of the registered model with the study's name.
+        Returns how many records MLflow could not be told yet.
+        """
+        verdict = "\n\n".join(sentences)
+        if winner is not None:
+            self._add(winner, register=verdict)
+        tags = {"mlflow.note.content": verdict}
+        self._add("", outcome=tags, files=[str(report)], status="FINISHED")
+        return self.close()
+
+    def close(self) -> int:
+        """Wait until MLflow has all records; return how many it has not, if it is away."""
+        left = self._spool.settle()
+        self._spool.close()
+        return left
+
+    def _add_of(self, trial: Assignment, **content: Any) -> None:
+        tags = {
+            "role": trial.role,
+            "split": trial.config.evaluation.split,
+            "digest": digest(trial.config),
+            "design": design_digest(trial.config),
+            "mlflow.note.content": trial.label,
+        }
+        self._add(trial.name, title=f"{trial.name} {trial.label}", tags=tags, **content)
+
+    def _add(self, run: str, **content: Any) -> None:
+        record: Record = {"run": run, "at": int(time.time() * 1000), **content}
+        self._spool.add(record)

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
 
-from cluster.observers.tracking import EXPERIMENT
+from cluster.observers.mlflow_writer import EXPERIMENT
 from cluster.study.priors import Follower
 from search_spaces.drawing import Space
 from trainables.config import ConfigError, TrialConfig

@@ -51,6 +51,7 @@ def logged(outputs: Path, study: str = "old", **changes: Any) -> str:
         )
         tracker.started(trial)
         tracker.ended(trial, Ending(status="complete", outcome=outcome))
+    assert tracker.close() == 0
     return tracker.uri
 
 

@@ -1,84 +1,129 @@
-"""MLflow goes away in the middle of a search and comes back."""
+"""A queue on disk in front of a server that goes away and comes back."""
 
 from __future__ import annotations
 
+import json
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow.exceptions import MlflowException
 
 from cluster.observers import spool
-from cluster.observers.spool import Spool
-from cluster.observers.tracking import Tracker
-from tests.cluster.test_tracking import REPORT, assignment, ending
+from cluster.observers.spool import RefusedError, Spool
 
 
-class Away(Tracker):
-    """A tracker whose server may be away."""
+class Server:
+    """What stands behind the queue: it has what it was sent, unless it is away."""
 
-    def __init__(self, outputs: Path) -> None:
-        super().__init__("s", outputs, {})
-        self.is_away = False
+    def __init__(self) -> None:
+        self.has: list[int] = []
+        self.answers = threading.Event()
+        self.answers.set()
+        self.refused: set[int] = set()
 
-    def _run(self, *given: Any, **named: Any) -> str:
-        if getattr(self, "is_away", False):
-            raise MlflowException("database is locked")
-        return super()._run(*given, **named)
-
-
-@pytest.fixture(autouse=True)
-def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spool, "RETRY_S", 0.0)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    def __call__(self, record: dict[str, Any]) -> None:
+        if not self.answers.is_set():
+            raise ConnectionError("connection refused\nby nobody")
+        if record["n"] in self.refused:
+            raise RefusedError("never")
+        self.has.append(record["n"])
 
 
-def metrics(tracker: Tracker) -> list[dict[str, float]]:
-    runs = tracker._client.search_runs([tracker._experiment], "tags.trial != ''")
-    return [run.data.metrics for run in runs]
+@pytest.fixture
+def server() -> Server:
+    return Server()
 
 
-def test_what_happens_meanwhile_is_told_later(tmp_path: Path) -> None:
-    said: list[str] = []
-    tracker = Away(tmp_path)
-    kept = Spool(tracker, tmp_path / "mlflow.spool", said.append)
-    first, second = assignment(tmp_path, 0), assignment(tmp_path, 1)
-    kept.started(first)
-    tracker.is_away = True
-    kept.started(second)
-    kept.reported(second, REPORT)
-    assert kept.link(first.name)
-    assert kept.link(second.name) == {}
-    assert said == [
-        f"MLflow does not answer; records wait in {tmp_path / 'mlflow.spool'} (database is locked)"
-    ]
-    tracker.is_away = False
-    kept.ended(second, ending(tmp_path))
-    assert sorted(map(len, metrics(tracker)))[0] == 0  # the first has told nothing yet
-    assert sum("mean_score" in each and "loss" in each for each in metrics(tracker)) == 1
-    assert not (tmp_path / "mlflow.spool").exists()
+@pytest.fixture
+def said() -> list[str]:
+    return []
 
 
-def test_another_driver_tells_what_the_last_one_could_not(tmp_path: Path) -> None:
-    said: list[str] = []
-    tracker, file = Away(tmp_path), tmp_path / "mlflow.spool"
-    report = tmp_path / "report.html"
-    report.write_text("report")
-    kept = Spool(tracker, file, said.append)
-    kept.started(assignment(tmp_path))
-    tracker.is_away = True
-    kept.started(assignment(tmp_path, 1))
-    kept.ended(assignment(tmp_path), ending(tmp_path))
-    kept.finish(report, ["nothing"])
-    assert said[-1] == f"MLflow: 3 records wait in {file}; repeat the command"
-    other = Tracker("s", tmp_path, {})
-    Spool(other, file, said.append).finish(report, ["nothing"])
-    assert len(metrics(other)) == 2
-    assert sum("mean_score" in each for each in metrics(other)) == 1
+@pytest.fixture
+def queue(tmp_path: Path, server: Server, said: list[str]) -> Iterator[Spool]:
+    made = Spool(tmp_path / "s" / "queue", server, said.append)
+    yield made
+    made.close()
+
+
+def add(queue: Spool, *numbers: int) -> None:
+    for number in numbers:
+        queue.add({"n": number, "run": f"trial {number}"})
+
+
+def test_all_is_sent_in_order_and_nothing_stays(queue: Spool, server: Server) -> None:
+    add(queue, *range(100))
+    assert queue.settle() == 0
+    assert server.has == list(range(100))
+    assert (queue._file).read_text() == ""
+    add(queue, 100)
+    assert queue.settle() == 0
+    assert server.has[-1] == 100
+
+
+def test_what_happens_meanwhile_waits_on_disk_and_is_told_later(
+    queue: Spool, server: Server, said: list[str]
+) -> None:
+    add(queue, 0)
+    assert queue.settle() == 0
+    server.answers.clear()
+    add(queue, 1, 2)
+    assert queue.settle() == 2
+    assert queue.is_away
+    assert [json.loads(line)["n"] for line in queue._file.read_text().splitlines()] == [1, 2]
+    assert said == [f"MLflow does not answer; records wait in {queue._file} (connection refused)"]
+    server.answers.set()
+    add(queue, 3)
+    assert queue.settle() == 0
+    assert server.has == [0, 1, 2, 3]
+    assert not queue.is_away
+    assert said[1:] == ["MLflow answers again; 2 records are under way"]
+
+
+def test_it_tries_again_by_itself(
+    queue: Spool, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool, "RETRY_S", 0.02)
+    server.answers.clear()
+    add(queue, 1)
+    assert queue.settle() == 1
+    server.answers.set()
+    with queue._changed:
+        assert queue._changed.wait_for(lambda: server.has == [1], timeout=10)
+
+
+def test_a_record_is_kept_although_the_server_hangs(tmp_path: Path) -> None:
+    gate = threading.Event()
+    queue = Spool(tmp_path / "queue", lambda _: bool(gate.wait(30)), lambda _: None)
+    add(queue, 1, 2)  # does not wait
+    assert queue.settle(timeout_s=0.05) == 2
+    assert len((tmp_path / "queue").read_text().splitlines()) == 2
+    gate.set()
+    assert queue.settle() == 0
+    queue.close()
+    assert not (tmp_path / "queue").exists()
+
+
+def test_another_process_tells_what_the_last_one_could_not(
+    tmp_path: Path, server: Server, said: list[str]
+) -> None:
+    file = tmp_path / "queue"
+    file.write_text('{"n": 1}\n{"n": 2}\n{"n": 3')  # killed while it wrote
+    queue = Spool(file, server, said.append)
+    add(queue, 4)
+    assert queue.settle() == 0
+    queue.close()
+    assert server.has == [1, 2, 4]
     assert not file.exists()
 
 
-def test_a_study_of_that_name_in_another_folder_has_runs_of_its_own(tmp_path: Path) -> None:
-    first = Tracker("s", tmp_path, {"steps": 1}, "one")
-    assert Tracker("s", tmp_path, {"steps": 2}, "two").parent != first.parent
-    assert Tracker("s", tmp_path, {"steps": 1}, "one").parent == first.parent
+def test_a_refused_record_is_left_out_with_its_reason(
+    queue: Spool, server: Server, said: list[str]
+) -> None:
+    server.refused.add(1)
+    add(queue, 0, 1, 2)
+    assert queue.settle() == 0
+    assert server.has == [0, 2]
+    assert said == ["MLflow refuses a record of 'trial 1': never"]

@@ -6,11 +6,15 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.entities import Run
 
+from cluster.observers.datasets import mlflow_datasets
+from cluster.observers.mlflow_writer import MlflowWriter
 from cluster.observers.results import ResultsTable, read_rows
+from cluster.observers.spool import Record
 from cluster.observers.tracking import Tracker, tracking_uri
 from cluster.study.trials import Assignment, Ending
-from trainables.config import TrialConfig
+from trainables.config import DataConfig, TrialConfig
 from trainables.identity import design_digest, digest
 
 COST = {
@@ -20,6 +24,7 @@ COST = {
     "flops_per_token": 1.5e6,
 }
 REPORT = {"step": 6, "loss": 1.5, "quick_score": 0.4, "temperature": 0.05, "seconds": 3.0}
+LATER = {"step": 12, "loss": 1.25, "quick_score": 0.5, "temperature": 0.05, "seconds": 6.0}
 
 
 @pytest.fixture(autouse=True)
@@ -54,19 +59,25 @@ def ending(folder: Path) -> Ending:
     return Ending(status="complete", outcome=outcome, curve=(REPORT,))
 
 
+def runs_of(tracker: Tracker) -> tuple[Run, list[Run]]:
+    """Return the study's run and its trials' by name."""
+    client = MlflowClient(tracker.uri)
+    experiment = client.get_experiment_by_name("poolsearch")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    (parent,) = (run for run in runs if "mlflow.parentRunId" not in run.data.tags)
+    trials = [r for r in runs if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    return parent, sorted(trials, key=lambda run: str(run.data.tags["trial"]))
+
+
 def test_runs_are_nested_and_named_as_in_the_space(tmp_path: Path) -> None:
     tracker, trial = Tracker("s", tmp_path, {"space": "joint"}), assignment(tmp_path)
     tracker.started(trial)
     tracker.reported(trial, REPORT)
     tracker.ended(trial, ending(tmp_path))
+    assert tracker.close() == 0
     client = MlflowClient(tracker.uri)
-    experiment = client.get_experiment_by_name("poolsearch")
-    assert experiment is not None
-    parent, child = client.get_run(tracker.parent), None
-    for run in client.search_runs([experiment.experiment_id]):
-        if run.data.tags.get("mlflow.parentRunId") == tracker.parent:
-            child = run
-    assert child is not None
+    parent, (child,) = runs_of(tracker)
     assert parent.data.params["space"] == "joint"
     assert child.data.params["attention.mask"] == "causal"
     assert "pooling.num_latents" not in child.data.params  # a model without a head has none
@@ -85,30 +96,121 @@ def test_a_resumed_search_continues_its_runs(tmp_path: Path) -> None:
     trial = assignment(tmp_path)
     first = Tracker("s", tmp_path, {})
     first.started(trial)
+    first.reported(trial, REPORT)
+    first.close()
     second = Tracker("s", tmp_path, {})
     second.started(trial)
-    second.ended(trial, Ending(status="failed", reason="it broke"))
-    assert first.parent == second.parent
-    client = MlflowClient(second.uri)
-    experiment = client.get_experiment_by_name("poolsearch")
-    assert experiment is not None
-    runs = client.search_runs([experiment.experiment_id])
-    assert len(runs) == 2
-    child = next(run for run in runs if "mlflow.parentRunId" in run.data.tags)
+    second.reported(trial, REPORT)  # a kill came before the study knew of it
+    second.reported(trial, LATER)
+    second.ended(trial, Ending(status="failed", reason="it broke", curve=(REPORT, LATER)))
+    second.close()
+    _, (child,) = runs_of(second)
     assert (child.info.status, child.data.tags["reason"]) == ("FAILED", "it broke")
     assert not [name for name in child.data.metrics if "." in name or name == "mean_score"]
+    history = MlflowClient(second.uri).get_metric_history(child.info.run_id, "seconds")
+    assert [(point.step, point.value) for point in history] == [(6, 3.0), (12, 6.0)]
+
+
+def test_a_report_that_was_lost_is_there_at_the_end(tmp_path: Path) -> None:
+    trial, tracker = assignment(tmp_path), Tracker("s", tmp_path, {})
+    tracker.started(trial)
+    tracker.ended(trial, Ending(status="pruned", reason="stopped", curve=(REPORT, LATER)))
+    tracker.close()
+    _, (child,) = runs_of(tracker)
+    history = MlflowClient(tracker.uri).get_metric_history(child.info.run_id, "loss")
+    assert [(point.step, point.value) for point in history] == [(6, 1.5), (12, 1.25)]
+
+
+def test_to_send_all_records_again_changes_nothing(tmp_path: Path) -> None:
+    sent: list[Record] = []
+    trial, tracker = assignment(tmp_path), Tracker("s", tmp_path, {"space": "joint"})
+    send = tracker._spool._send
+
+    def keep(record: Record) -> None:
+        sent.append(record)
+        send(record)
+
+    tracker._spool._send = keep
+    tracker.started(trial)
+    tracker.reported(trial, REPORT)
+    tracker.ended(trial, ending(tmp_path))
+    report = tmp_path / "report.html"
+    report.write_text("<html>")
+    assert tracker.finish(report, ["It is better."], winner=trial.name) == 0
+    before = everything(tracker)
+    again = MlflowWriter(tracker.uri, tmp_path, study="s", identity="only")
+    for record in [*sent, *sent]:
+        again.send(json.loads(json.dumps(record)))
+    assert everything(tracker) == before
+    client = MlflowClient(tracker.uri)
+    (version,) = client.search_model_versions("name = 's'")
+    assert version.run_id == before[1][0]["run_id"]
+    assert version.description == "It is better."
+
+
+def everything(tracker: Tracker) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return all that MLflow shows of a study."""
+    client = MlflowClient(tracker.uri)
+
+    def shown(run: Run) -> dict[str, Any]:
+        identity = run.info.run_id
+        history = {name: client.get_metric_history(identity, name) for name in run.data.metrics}
+        return {
+            "run_id": identity,
+            "times": (run.info.start_time, run.info.end_time, run.info.status),
+            "tags": run.data.tags,
+            "params": run.data.params,
+            "metrics": {
+                n: [(m.step, m.timestamp, m.value) for m in h] for n, h in history.items()
+            },
+            "files": sorted(file.path for file in client.list_artifacts(identity)),
+            "inputs": [each.dataset.name for each in run.inputs.dataset_inputs],
+        }
+
+    parent, trials = runs_of(tracker)
+    return shown(parent), [shown(trial) for trial in trials]
+
+
+def test_a_run_has_the_data_that_it_was_trained_on(tmp_path: Path) -> None:
+    data = mlflow_datasets((DataConfig(name=str(pairs(tmp_path))),))
+    tracker = Tracker("s", tmp_path, {}, datasets=data)
+    tracker.started(assignment(tmp_path))
+    tracker.close()
+    _, (child,) = runs_of(tracker)
+    (used,) = child.inputs.dataset_inputs
+    assert used.dataset.name.endswith("pairs.jsonl")
+    assert len(used.dataset.digest) == 12
+    assert [(tag.key, tag.value) for tag in used.tags] == [("mlflow.data.context", "training")]
+
+
+def pairs(folder: Path) -> Path:
+    file = folder / "pairs.jsonl"
+    file.write_text(json.dumps({"query": "a", "positive": "b"}) + "\n")
+    return file
 
 
 def test_a_paused_trial_waits_and_its_run_is_linked(tmp_path: Path) -> None:
     trial, tracker = assignment(tmp_path), Tracker("s", tmp_path, {})
     tracker.started(trial)
     tracker.paused(trial)
-    client = MlflowClient(tracker.uri)
-    run = client.get_run(tracker.link(trial.name)["mlflow_run"])
+    tracker._spool.settle()
+    _, (run,) = runs_of(tracker)
+    assert tracker.link(trial.name) == {"mlflow_run": run.info.run_id}  # a file has no page
     assert (run.data.tags["trial"], run.info.status) == (trial.name, "SCHEDULED")
-    assert "mlflow_url" not in tracker.link(trial.name)  # a file has no page
     tracker.started(trial)
-    assert client.get_run(run.info.run_id).info.status == "RUNNING"
+    tracker.close()
+    assert runs_of(tracker)[1][0].info.status == "RUNNING"
+
+
+def test_a_study_of_that_name_in_another_folder_has_runs_of_its_own(tmp_path: Path) -> None:
+    for identity in ("one", "two", "one"):
+        tracker = Tracker("s", tmp_path, {"steps": identity == "one"}, identity)
+        assert tracker.close() == 0
+    client = MlflowClient(tracker.uri)
+    experiment = client.get_experiment_by_name("poolsearch")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    assert sorted(run.data.tags["identity"] for run in runs) == ["one", "two"]
 
 
 def test_the_environment_names_another_server(

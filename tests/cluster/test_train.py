@@ -64,6 +64,7 @@ def confirm(outputs: Path, model: str, pairs: str, under: str) -> list[dict[str,
     place = Place(outputs=outputs, confirm_under=under)
     tracker = Tracker(under, outputs, {})
     assert Acts(config, folder, tracker, place, lambda line: None).confirm()
+    assert tracker.close() == 0
     rows = [row for row in read_rows(folder / "results") if row["role"] != "search"]
     for row in rows:
         for timed in (row, *row["curve"]):
