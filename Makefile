@@ -38,10 +38,7 @@ types: $(INSTALLED)
 	@$(BIN)/mypy
 
 ui: $(INSTALLED)  ## open MLflow on the searches' runs (PORT=5000)
-	@echo "MLflow: http://127.0.0.1:$(PORT)  (Ctrl-C ends it)"
-	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/python -m mlflow server --workers 1 \
-		--host 127.0.0.1 --port $(PORT) --backend-store-uri sqlite:///$(OUTPUTS)/mlflow.db \
-		--artifacts-destination $(OUTPUTS)/mlartifacts
+	@$(BIN)/python -m cluster.mlflow --outputs $(OUTPUTS) --port $(PORT)
 
 bench: $(INSTALLED)  ## print the ratios against the named peers, measured here and now
 	@$(BIN)/python -m tests.benchmarks

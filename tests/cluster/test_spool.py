@@ -96,7 +96,11 @@ def test_it_tries_again_by_itself(
 
 def test_a_record_is_kept_although_the_server_hangs(tmp_path: Path) -> None:
     gate = threading.Event()
-    queue = Spool(tmp_path / "queue", lambda _: bool(gate.wait(30)), lambda _: None)
+
+    def hang(_: dict[str, Any]) -> None:
+        gate.wait(30)
+
+    queue = Spool(tmp_path / "queue", hang, lambda _: None)
     add(queue, 1, 2)  # does not wait
     assert queue.settle(timeout_s=0.05) == 2
     assert len((tmp_path / "queue").read_text().splitlines()) == 2

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
-from mlflow.entities import Run
+from mlflow.entities import DatasetInput, Run
 
 from cluster.observers.datasets import mlflow_datasets
 from cluster.observers.mlflow_writer import MlflowWriter
@@ -164,11 +164,16 @@ def everything(tracker: Tracker) -> tuple[dict[str, Any], list[dict[str, Any]]]:
                 n: [(m.step, m.timestamp, m.value) for m in h] for n, h in history.items()
             },
             "files": sorted(file.path for file in client.list_artifacts(identity)),
-            "inputs": [each.dataset.name for each in run.inputs.dataset_inputs],
+            "inputs": [each.dataset.name for each in inputs_of(run)],
         }
 
     parent, trials = runs_of(tracker)
     return shown(parent), [shown(trial) for trial in trials]
+
+
+def inputs_of(run: Run) -> list[DatasetInput]:
+    assert run.inputs is not None
+    return run.inputs.dataset_inputs
 
 
 def test_a_run_has_the_data_that_it_was_trained_on(tmp_path: Path) -> None:
@@ -177,7 +182,7 @@ def test_a_run_has_the_data_that_it_was_trained_on(tmp_path: Path) -> None:
     tracker.started(assignment(tmp_path))
     tracker.close()
     _, (child,) = runs_of(tracker)
-    (used,) = child.inputs.dataset_inputs
+    (used,) = inputs_of(child)
     assert used.dataset.name.endswith("pairs.jsonl")
     assert len(used.dataset.digest) == 12
     assert [(tag.key, tag.value) for tag in used.tags] == [("mlflow.data.context", "training")]

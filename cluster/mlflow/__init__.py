@@ -1,0 +1,1 @@
+"""The MLflow server of a team: runs in a database, files served by the server itself."""
