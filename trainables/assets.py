@@ -113,6 +113,13 @@ def ensure(
         ) from error
 
 
+def faults() -> dict[str, str]:
+    """Return what is wrong with each package's folder, by its name; nothing is prepared."""
+    root = cache_folder()
+    found = {package.folder: _fault(root / package.folder, hashes=False) for package in PACKAGES}
+    return {name: fault for name, fault in found.items() if fault}
+
+
 def _fault(folder: Path, hashes: bool) -> str | None:
     """Return what is wrong with a prepared folder; the manifest lists all that it must hold."""
     if not (folder / MANIFEST).is_file():
