@@ -44,8 +44,16 @@ def test_imports_point_one_way(package: str) -> None:
 
 def test_spaces_know_only_the_configuration_of_trials() -> None:
     modules = {m for file in (ROOT / "search_spaces").rglob("*.py") for m in imports(file)}
-    known = {"trainables.config", "trainables.layers", "trainables.shape"}
+    known = {f"trainables.{name}" for name in ("config", "faults", "layers", "shape")}
     assert {m for m in modules if m.startswith("trainables")} == known
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_nothing_is_read_that_could_run_code(package: str) -> None:
+    """No pickle, and no torch.load, whatever it promises: safetensors, JSON and parquet do."""
+    for file in (ROOT / package).rglob("*.py"):
+        assert not {"pickle", "cloudpickle", "joblib", "dill", "shelve"} & set(imports(file)), file
+        assert "torch.load(" not in file.read_text(), file
 
 
 @pytest.mark.parametrize("package", PACKAGES)
