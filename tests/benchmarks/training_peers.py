@@ -37,7 +37,7 @@ Step = Callable[[Batch], float]
 
 def peer(setting: Setting, mini_batch_size: int | None = None) -> Step:
     """Return one optimiser step, which returns the loss; cached with a mini-batch size."""
-    model = _model(setting)
+    model = lora_model(setting)
     loss: Any = MultipleNegativesRankingLoss(model, scale=1 / TEMPERATURE)
     if mini_batch_size is not None:
         loss = CachedMultipleNegativesRankingLoss(
@@ -70,7 +70,8 @@ def _column(collated: dict[str, Any], name: str, device: torch.device) -> dict[s
     return {k: v.to(device) if hasattr(v, "to") else v for k, v in features.items()}
 
 
-def _model(setting: Setting) -> SentenceTransformer:
+def lora_model(setting: Setting, pooling_mode: str = "lasttoken") -> SentenceTransformer:
+    """Return the model of a setting with fresh adapters."""
     transformer = Transformer(
         locate(setting.model),
         max_seq_length=setting.max_tokens,
@@ -83,7 +84,7 @@ def _model(setting: Setting) -> SentenceTransformer:
     decoder = transformer.auto_model
     if setting.num_layers is not None:
         keep_layers(decoder, setting.num_layers)
-    pooling = Pooling(decoder.config.hidden_size, pooling_mode="lasttoken")
+    pooling = Pooling(decoder.config.hidden_size, pooling_mode=pooling_mode)
     parts = [transformer, pooling, Normalize()]
     model = SentenceTransformer(modules=parts, device=setting.device)
     lora = LoraConfig()
