@@ -38,13 +38,13 @@ class SignedRank:
 
     @property
     def rank_biserial(self) -> FloatArray:
-        """The matched-pairs rank-biserial correlation (P,), -1 to 1 (Kerby, 2014); NaN of zeros.
+        """The matched-pairs rank-biserial correlation (P,), -1 to 1 (Kerby, 2014); 0 of zeros.
 
         The share of the rank sum that is positive, less the share that is negative.
         """
         total = self.positive + self.negative
-        known = np.where(total > 0, total, np.nan)
-        return np.asarray((self.positive - self.negative) / known, dtype=np.float64)
+        ahead = (self.positive - self.negative) / np.where(total > 0, total, 1.0)
+        return np.asarray(ahead, dtype=np.float64)
 
 
 def signed_rank(differences: FloatArray, zeros: Zeros = "wilcox") -> SignedRank:
