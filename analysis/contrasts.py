@@ -257,16 +257,3 @@ def _notes(num_seeds: int, num_items: Sequence[int]) -> tuple[str, ...]:
     if max(num_items) == 1:
         notes.append("one item: the variation between items is not covered")
     return tuple(notes)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p values, in the order given, clipped at 1.
-
-    >>> holm([0.01, 0.04, 0.03])
-    [0.03, 0.06, 0.06]
-    """
-    adjusted, largest = [0.0] * len(p_values), 0.0
-    for rank, at in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        largest = max(largest, (len(p_values) - rank) * p_values[at])
-        adjusted[at] = min(largest, 1.0)
-    return adjusted

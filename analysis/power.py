@@ -1,11 +1,16 @@
-"""What a confirmation could have seen: the smallest detectable difference, and seeds to see more.
+"""What a confirmation can see: its power, the smallest detectable difference, seeds to see more.
 
-Both take the variances of a finished contrast as if they were true, so they are guides for the
-next confirmation ("about 2.4 points"), not results. The number of seeds is the weaker one: it
-asks how far seeds alone can lower the error, so it trusts the split between seeds and items.
+    python -m analysis.power --tasks 8 --seeds 3 --noise outputs/first --effect 0.01 --family 4
+
+says before any training what so many tasks and seeds can show (`planning.py`). After it, the
+report asks the functions here. They take the variances of a finished contrast as if they were
+true, so they are guides for the next confirmation ("about 2.4 points"), not results. The number of
+seeds is the weaker one: it asks how far seeds alone can lower the error, so it trusts the split
+between seeds and items.
 """
 
 import math
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,6 +26,22 @@ MOST_SEEDS = 1000
 GRID = (np.arange(128) + 0.5) / 128  # quantiles that stand for the chance in an estimated variance
 
 
+def power(parts: Sequence[Share], difference: float, alpha: float) -> float:
+    """The chance that the test at `alpha` sees a true `difference`; 0 without a test.
+
+    >>> round(power([(1.0, 99)], 2.8, 0.05), 2), round(power([(1.0, 99)], 0.0, 0.05), 3)
+    (0.79, 0.05)
+    """
+    if not parts:
+        return 0.0
+    error, needed = _needed(parts, alpha)
+    return _seen(difference / error, needed)
+
+
+def _seen(ratio: float, needed: FloatArray) -> float:
+    return float(np.mean(special.ndtr(ratio - needed) + special.ndtr(-ratio - needed)))
+
+
 def smallest_detectable(parts: Sequence[Share], alpha: float) -> float:
     """The true difference that the test at `alpha` sees with 80 % power; infinite without a test.
 
@@ -31,12 +52,8 @@ def smallest_detectable(parts: Sequence[Share], alpha: float) -> float:
     if not parts:
         return math.inf
     error, needed = _needed(parts, alpha)
-
-    def lack(ratio: float) -> float:
-        seen = special.ndtr(ratio - needed) + special.ndtr(-ratio - needed)
-        return float(np.mean(seen)) - POWER
-
-    return error * float(optimize.brentq(lack, 0.0, float(needed.max()) + 10))
+    most = float(needed.max()) + 10
+    return error * float(optimize.brentq(lambda r: _seen(r, needed) - POWER, 0.0, most))
 
 
 def _needed(parts: Sequence[Share], alpha: float) -> tuple[float, FloatArray]:
@@ -101,3 +118,9 @@ def seeds_needed(contrast: Contrast, difference: float, alpha: float) -> int | N
         middle = (low + high) // 2
         low, high = (low, middle) if detects(middle) else (middle, high)
     return high
+
+
+if __name__ == "__main__":
+    from analysis.planning import main  # it needs this module's functions
+
+    sys.exit(main())

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from analysis.arms import Arm, choosing_score, confirmed_arms, contrast_in
-from analysis.contrasts import holm
 from analysis.gaps import Gap, gaps
+from analysis.inference.corrections import holm
 from analysis.table import Results, category_scores, items
 from analysis.wording import Finding, describe
 
@@ -157,7 +157,7 @@ def _best_untrained(results: Results, untrained: list[Arm], category: str) -> Ar
 
 def _correct(found: list[Finding], name: str) -> tuple[Finding, ...]:
     tested = [finding for finding in found if finding.contrast]
-    adjusted = iter(holm([f.contrast.p for f in found if f.contrast]))
+    adjusted = iter(holm([f.contrast.p for f in found if f.contrast]).tolist())
     corrected = [replace(f, holm_p=next(adjusted)) if f.contrast else f for f in found]
     return tuple(
         replace(finding, sentence=describe(finding, name, len(tested))) for finding in corrected

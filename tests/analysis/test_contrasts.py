@@ -10,7 +10,6 @@ from analysis.contrasts import (
     SMALLEST_P,
     compare,
     critical_value,
-    holm,
     mean_squares,
     p_value,
     pair,
@@ -241,14 +240,3 @@ def test_errors() -> None:
         compare([np.zeros((3, 2)), np.zeros((2, 2))])
     with pytest.raises(ValueError, match="expected complete cells, got NaN"):
         compare([np.array([[0.0, np.nan]])])
-
-
-def test_holm_against_statsmodels() -> None:
-    multitest = pytest.importorskip("statsmodels.stats.multitest")
-    generator = np.random.default_rng(11)
-    for size in (1, 2, 5, 20):
-        p_values = [*(generator.uniform(0, 1, size) ** 3), 0.5, 0.5]
-        expected = multitest.multipletests(p_values, method="holm")[1]
-        np.testing.assert_allclose(holm(p_values), expected)
-    assert holm([0.9, 0.8]) == [1.0, 1.0]
-    assert holm([]) == []

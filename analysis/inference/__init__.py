@@ -1,0 +1,1 @@
+"""Tests, intervals and corrections as pure functions over arrays, each with its source."""
