@@ -123,6 +123,8 @@ def _check(options: argparse.Namespace, table: ScoreTable, groups: Ints) -> None
     what = "owners of models" if options.owners else "different models"
     if number < FEWEST:
         faults.append(f"--scores: expected at least {FEWEST} {what}, got {number}")
+    if not np.ptp(table.full_mean(options.of)):
+        faults.append("--scores: expected models that differ, got equal means")
     if not 2 <= options.folds <= number:
         faults.append(f"--folds: expected 2 to {number}, got {options.folds}")
     if options.repeats < 1:

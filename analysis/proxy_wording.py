@@ -173,14 +173,10 @@ def _tasks(findings: Findings, suite: Suite) -> list[str]:
 @styled
 def draw(findings: Findings) -> str:
     """Return a picture: each model's full mean against what was said of it without it."""
-    predicted = findings.learned[CHOSEN].held_out.predicted.mean(axis=0)
+    predicted, target = findings.learned[CHOSEN].held_out.predicted.mean(axis=0), findings.target
     figure, (axes,) = new_figure(4.2, 4)
-    ends = [
-        min(predicted.min(), findings.target.min()),
-        max(predicted.max(), findings.target.max()),
-    ]
-    axes.plot(ends, ends, color=QUIET, linewidth=0.8)
-    axes.scatter(predicted, findings.target, s=14, color=WINNER)
+    axes.axline((target.mean(), target.mean()), slope=1, color=QUIET, linewidth=0.8)
+    axes.scatter(predicted, target, s=14, color=WINNER)
     axes.set_xlabel("said of it by tasks that were learned without it")
     axes.set_ylabel("a model's full mean")
     return to_svg(figure, "proxy", "Full means of models against their held-out predictions")

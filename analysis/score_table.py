@@ -41,7 +41,8 @@ class ScoreTable:
             return mean
         kinds = np.array(self.categories)
         parts = [self.scores[:, kinds == kind].mean(axis=1) for kind in dict.fromkeys(kinds)]
-        return np.mean(parts, axis=0)
+        balanced: Floats = np.mean(parts, axis=0)
+        return balanced
 
 
 def read(path: Path, *, missing: LeftOut = "models") -> ScoreTable:
@@ -166,12 +167,13 @@ def _faults(frame: pd.DataFrame) -> list[str]:
 
 def _without_holes(wide: pd.DataFrame, missing: LeftOut) -> tuple[pd.DataFrame, list[str]]:
     """Return the table without the models, or the tasks, that lack scores, and what they lack."""
+    if missing == "tasks":
+        turned, left_out = _without_holes(wide.T, "models")
+        return turned.T, [text.replace(": no score on", ": no score of") for text in left_out]
     holes = wide.isna()
-    axis = 1 if missing == "models" else 0
-    lacking = holes.any(axis=axis)
-    named = holes if missing == "models" else holes.T
-    left_out = [f"{name}: no score on {_some(row)}" for name, row in named[lacking].iterrows()]
-    return (wide[~lacking] if missing == "models" else wide.loc[:, ~lacking]), left_out
+    lacking = holes.any(axis=1)
+    left_out = [f"{name}: no score on {_some(row)}" for name, row in holes[lacking].iterrows()]
+    return wide[~lacking], left_out
 
 
 def _some(holes: "pd.Series[bool]") -> str:

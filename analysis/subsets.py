@@ -1,8 +1,8 @@
 """Which few tasks say of a model what all of them say: a search over sets of tasks.
 
-A set predicts the full mean by a weighted sum of its scores. A rule says how the weights come about:
-all tasks alike, all categories alike, or fitted, by least squares with a penalty on what sets the
-weights apart:
+A set predicts the full mean by a weighted sum of its scores. A rule says how the weights come
+about: all tasks alike, all categories alike, or fitted, by least squares with a penalty on what
+sets the weights apart:
 
     minimise |y - X w|^2 + s v |w - mean(w)|^2        v the mean sum of squares of a task
 
@@ -94,12 +94,14 @@ class Moments:
         share = shares(subsets, rule.kinds)
         spread = np.einsum("mi,mij,mj->m", share, gram, share)
         slope = (share * cross).sum(axis=1) / np.where(spread > 0, spread, np.inf)
-        return share * slope[:, None]
+        scaled: Floats = share * np.maximum(slope, 0)[:, None]  # a mean that falls is no proxy
+        return scaled
 
     def explained(self, subsets: Ints, rule: Rule) -> Floats:
         """Return what each set explains of the full mean's variance, less its penalty."""
-        share: Floats = (self.cross[subsets] * self.weights(subsets, rule)).sum(axis=1)
-        return share / self.total
+        share = (self.cross[subsets] * self.weights(subsets, rule)).sum(axis=1)
+        explained: Floats = share / self.total
+        return explained
 
 
 def shares(subsets: Ints, kinds: Ints | None) -> Floats:
@@ -149,11 +151,11 @@ def beam(score: Score, num_all: int, limits: Limits, width: int) -> tuple[int, .
 
 def _kept(values: Floats, sets: list[tuple[int, ...]], limits: Limits, width: int) -> list[int]:
     """Return the places of the sets that grow on."""
-    by_value = np.argsort(-values, kind="stable").tolist()
+    by_value: list[int] = np.argsort(-values, kind="stable").tolist()
     if limits.costs is None:
         return by_value[:width]
     seconds = np.array([limits.seconds(each) for each in sets])
-    by_time = np.argsort((1 - values) * seconds, kind="stable").tolist()
+    by_time: list[int] = np.argsort((1 - values) * seconds, kind="stable").tolist()
     mixed = itertools.chain.from_iterable(zip(by_value, by_time, strict=True))
     return list(dict.fromkeys(mixed))[:width]
 
