@@ -59,14 +59,15 @@ def read(path: Path, *, missing: LeftOut = "models") -> ScoreTable:
 
 
 def of_study(folder: Path, *, missing: LeftOut = "models") -> ScoreTable:
-    """Take the choosing scores of the finished trials of a study as those of its models.
+    """Take the choosing scores of a study's finished trials and baselines as those of models.
 
     Raises:
         TableError: If the results cannot be read, or leave nothing to learn from.
     """
     results = load(folder)
     done = results.trials.loc[results.trials["status"] == "complete", "name"]
-    scores = results.scores[results.scores["name"].isin(done)]
+    trials = results.scores[results.scores["name"].isin(done)]
+    scores = pd.concat([trials, results.baselines], ignore_index=True)
     frame = scores[scores["split"] == "choosing"].assign(model=scores["name"])
     return _whole(frame, str(folder), missing)
 
