@@ -6,6 +6,7 @@ from importlib.resources import files
 
 import pandas as pd
 
+from analysis.baselines import NOTE, categories, references
 from analysis.gaps import Gap
 from analysis.power import FEW_ITEMS, FEW_SEEDS
 from analysis.table import SPLITS, STATUSES, Results, is_missing
@@ -65,6 +66,7 @@ def page(results: Results, verdict: Verdict, figures: dict[str, tuple[str, str]]
         _header(results),
         _verdict(verdict),
         _contrasts(verdict, figures.get("forest")),
+        _section("Baselines", _baselines(results)),
         _section("Score against cost", _figure(figures.get("cost"))),
         _section("Learning curves", _figure(figures.get("curves"))),
         _section("Scores by parameter", _figure(figures.get("strips"))),
@@ -224,6 +226,20 @@ def _trials(results: Results) -> str:
     numbers = (3, *range(5, 9 + len(categories)))
     text = '<p class="quiet">Scores in points; the two splits have different tasks.</p>\n'
     return text + table(heads, rows, numbers=numbers, texts=(2, len(heads) - 1), stopped=stopped)
+
+
+def _baselines(results: Results) -> str:
+    found = references(results)
+    if not found:
+        return ""
+    names = categories(found)
+    rows = [
+        [r.label, r.split, *(_score(r.means.get(n)) for n in names), ", ".join(r.lacking)]
+        for r in found
+    ]
+    heads = ("Model", "Half", *names, "Not scored")
+    body = table(heads, rows, numbers=range(2, 2 + len(names)), texts=(0, len(heads) - 1))
+    return f'<p class="quiet">{escape(NOTE)}</p>\n{body}'
 
 
 def _count(value: object) -> str:

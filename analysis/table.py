@@ -14,7 +14,8 @@ from typing import Any
 
 import pandas as pd
 
-ROLES = ("search", "control", "finalist", "untrained", "cell", "tuning")
+BASELINE = "baseline"
+ROLES = ("search", "control", "finalist", "untrained", "cell", "tuning", BASELINE)
 SPLITS = ("choosing", "confirming")
 STATUSES = ("complete", "pruned", "failed")
 CHOICES = {"role": ROLES, "split": SPLITS, "status": STATUSES}
@@ -66,6 +67,8 @@ class Results:
     `trials` has one row for each run, with a column for each parameter; `scores` one for each run
     and scored task (0 to 1); `failures` one for each task that could not be scored; `curves` one
     for each reported step; `versions` one for each distinct package and version.
+    Baselines, which were scored as they are, are in `baselines` alone, as in `scores`: no test is
+    made of them, and no task of theirs changes a mean.
     """
 
     folder: Path
@@ -75,6 +78,7 @@ class Results:
     failures: pd.DataFrame
     curves: pd.DataFrame
     versions: pd.DataFrame
+    baselines: pd.DataFrame
 
 
 def load(study_folder: Path | str) -> Results:
@@ -84,15 +88,17 @@ def load(study_folder: Path | str) -> Results:
         TableError: If the folder is missing or empty, or a row cannot be read.
     """
     folder = Path(study_folder)
-    rows = _read_rows(folder / "results")
+    found = _read_rows(folder / "results")
+    rows = [row for row in found if row["role"] != BASELINE]
     return Results(
         folder=folder,
-        study=str(rows[0]["study"]),
+        study=str(found[0]["study"]),
         trials=_trials(rows),
         scores=_scores(rows),
         failures=_failures(rows),
         curves=_curves(rows),
         versions=_versions(rows),
+        baselines=_scores([row for row in found if row["role"] == BASELINE]),
     )
 
 
@@ -125,9 +131,21 @@ def category_scores(results: Results, split: str) -> pd.DataFrame:
     done = results.trials.loc[results.trials["status"] == "complete", "name"]
     wanted = (results.scores["split"] == split) & results.scores["name"].isin(done)
     scores = results.scores[wanted]
+    return means_over(scores, tasks_of(scores))
+
+
+def tasks_of(scores: pd.DataFrame) -> "pd.Series[Any]":
+    """The list of tasks of each category."""
+    return scores.drop_duplicates("task").groupby("category")["task"].agg(list)
+
+
+def means_over(scores: pd.DataFrame, tasks: "pd.Series[Any]") -> pd.DataFrame:
+    """Mean score of each row over the `tasks` of each category; NaN where it lacks one."""
     wide = scores.pivot_table(index="name", columns="task", values="score")
-    tasks = scores.drop_duplicates("task").groupby("category")["task"].agg(list)
-    means = {c: wide[list(names)].mean(axis=1, skipna=False) for c, names in tasks.items()}
+    means = {
+        category: wide.reindex(columns=list(names)).mean(axis=1, skipna=False)
+        for category, names in tasks.items()
+    }
     return pd.DataFrame(means, index=wide.index).sort_index(axis=1)
 
 
@@ -204,7 +222,8 @@ def _nested_faults(row: Mapping[str, Any]) -> list[str]:
 
 
 def _trials(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    frame = pd.DataFrame([{c: row[c] for c in TRIAL_COLUMNS} for row in rows])
+    cells = [{c: row[c] for c in TRIAL_COLUMNS} for row in rows]
+    frame = pd.DataFrame(cells, columns=list(TRIAL_COLUMNS))
     frame = frame.astype(dict.fromkeys(COUNTS, "Int64") | {"flops_per_token": float})
     names = sorted({name for row in rows for name in row["params"]})
     for name in names:

@@ -171,6 +171,16 @@ def load(engine: Any, folder: Path) -> dict[str, Any] | None:
     return state
 
 
+def read_weights(folder: Path) -> tuple[int, dict[str, Tensor]] | None:
+    """Return the step of the newest checkpoint in `folder`, if any, and its verified weights."""
+    tag = _newest(folder)
+    if tag is None:
+        return None
+    notes = _read_notes(folder / tag)
+    weights = from_bytes(_read(folder / tag, TRAINED, notes["sha256"][TRAINED]))
+    return notes["step"], weights
+
+
 def _masters(tensors: Mapping[str, dict[str, Tensor]], step: int) -> Masters:
     weights, moments = tensors[TRAINED], tensors[OPTIMIZER]
     parts = {part: {name: moments[f"{part}.{name}"] for name in weights} for part in MOMENTS}

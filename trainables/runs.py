@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from trainables import designs
+from trainables import checkpoint, designs
 from trainables.assets import AssetError
 from trainables.build import assemble, load_decoder
 from trainables.config import ConfigError, TrialConfig
@@ -24,6 +24,17 @@ from trainables.tokenizer import Tokenizer
 from trainables.trial import Outcome
 
 CONFIG, WEIGHTS, OUTCOME = "config.json", "weights.safetensors", "outcome.json"
+CHECKPOINTS, OURS = "checkpoints", "embedder."  # what the engine trains has the temperature too
+NO_OUTCOME = Outcome(
+    scores={},
+    categories={},
+    failures={},
+    items="",
+    cost={},
+    adaptation={},
+    seconds=0.0,
+    versions={},
+)
 SHOWN = 5  # tensors that do not fit, before "and N more"
 
 
@@ -56,7 +67,32 @@ def load(folder: Path) -> Run:
     Raises:
         RunError: With every fault of the folder, or what keeps its model from being built.
     """
-    config, weights, outcome = _read(folder)
+    return _build(folder, *_read(folder))
+
+
+def load_unfinished(folder: Path) -> tuple[Run, int]:
+    """Return the trial of a folder as its newest checkpoint has it, without scores, and the step.
+
+    Raises:
+        RunError: If there is no whole checkpoint, or its model cannot be built.
+    """
+    try:
+        config = _read_config(folder / CONFIG)
+        found = checkpoint.read_weights(folder / CHECKPOINTS)
+    except (OSError, ValueError, checkpoint.CheckpointError) as error:
+        raise RunError(f"{folder}: {error}") from error
+    if found is None:
+        raise RunError(
+            f"{folder}: expected a trial that has finished ({WEIGHTS}, {OUTCOME}) or has a "
+            f"checkpoint ({CHECKPOINTS}/{checkpoint.LATEST}), got neither; continue the search, "
+            "or name another trial"
+        )
+    step, masters = found
+    own = {n.removeprefix(OURS): t for n, t in masters.items() if n.startswith(OURS)}
+    return _build(folder, config, own, NO_OUTCOME), step
+
+
+def _build(folder: Path, config: TrialConfig, weights: dict[str, Tensor], outcome: Outcome) -> Run:
     try:
         designs.shape(config.backbone)  # says by name what cannot be found
         embedder, final_norm = _untrained(config)

@@ -145,7 +145,8 @@ class Recorded:
             ConfigError: If no trial of the search there was completed.
         """
         rows = read_rows(folder / "results") if (folder / "results").is_dir() else []
-        self._rows = [r for r in rows if r["status"] == "complete" and r["split"] == "choosing"]
+        rows = [r for r in rows if r["role"] != "baseline" and r["split"] == "choosing"]
+        self._rows = [r for r in rows if r["status"] == "complete"]
         if not self._rows:
             raise ConfigError(
                 f"recorded: expected a finished search's folder, got {str(folder)!r}"

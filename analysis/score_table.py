@@ -1,0 +1,183 @@
+"""Read a long table of models' scores, say what is missing in it, and find its aliases.
+
+Nothing is filled in: a model without all scores, or a task that not all models have, is left out
+and named.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from analysis.table import TableError, load
+
+COLUMNS = ("model", "category", "task", "score")
+ALIAS_TOLERANCE = 5e-4  # of a score: the same weights under two names, run on two machines
+SHOWN = 5  # faults of a kind, before "and N more"
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+LeftOut = Literal["models", "tasks"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoreTable:
+    """Every model's score on every task; `left_out` says in words what is not in it."""
+
+    models: tuple[str, ...]
+    tasks: tuple[str, ...]
+    categories: tuple[str, ...]  # of each task
+    scores: Floats  # [models, tasks]
+    left_out: tuple[str, ...] = ()
+
+    def full_mean(self, of: Literal["tasks", "categories"]) -> Floats:
+        """Return each model's mean over tasks, or over categories of their tasks' mean."""
+        if of == "tasks":
+            mean: Floats = self.scores.mean(axis=1)
+            return mean
+        kinds = np.array(self.categories)
+        parts = [self.scores[:, kinds == kind].mean(axis=1) for kind in dict.fromkeys(kinds)]
+        balanced: Floats = np.mean(parts, axis=0)
+        return balanced
+
+
+def read(path: Path, *, missing: LeftOut = "models") -> ScoreTable:
+    """Read a CSV file with a row for each model and task; leave out what has holes.
+
+    Raises:
+        TableError: With every fault of the file.
+    """
+    frame = _read_csv(path, COLUMNS)
+    faults = _faults(frame)
+    if faults:
+        raise TableError("\n".join(f"{path}: {fault}" for fault in faults))
+    return _whole(frame, str(path), missing)
+
+
+def of_study(folder: Path, *, missing: LeftOut = "models") -> ScoreTable:
+    """Take the choosing scores of a study's finished trials and baselines as those of models.
+
+    Raises:
+        TableError: If the results cannot be read, or leave nothing to learn from.
+    """
+    results = load(folder)
+    done = results.trials.loc[results.trials["status"] == "complete", "name"]
+    trials = results.scores[results.scores["name"].isin(done)]
+    scores = pd.concat([trials, results.baselines], ignore_index=True)
+    frame = scores[scores["split"] == "choosing"].assign(model=scores["name"])
+    return _whole(frame, str(folder), missing)
+
+
+def read_costs(path: Path, tasks: Sequence[str]) -> Floats:
+    """Read the seconds of each task from a CSV file with the columns `task` and `seconds`.
+
+    Raises:
+        TableError: With every task that has no positive number, or two.
+    """
+    frame = _read_csv(path, ("task", "seconds"))
+    seconds = pd.to_numeric(frame.set_index("task")["seconds"], errors="coerce")
+    twice = sorted(set(seconds.index[seconds.index.duplicated()]))
+    faults = [f"{task}: expected one row, got several" for task in twice]
+    found = seconds[~seconds.index.duplicated()].reindex(list(tasks))
+    bad = found.index[~(np.isfinite(found) & (found > 0))]
+    faults += [f"{task}: expected seconds above 0, got {found[task]}" for task in bad]
+    if faults:
+        raise TableError("\n".join(f"{path}: {fault}" for fault in faults))
+    return found.to_numpy(dtype=np.float64)
+
+
+def aliases(scores: Floats, tolerance: float = ALIAS_TOLERANCE) -> Ints:
+    """Return a group's number for each model; those of equal scores are in one group.
+
+    Scores are equal if no task's differ by more than `tolerance`; aliases of aliases are aliases.
+
+    >>> aliases(np.array([[0.1, 0.2], [0.5, 0.6], [0.1, 0.2]])).tolist()
+    [0, 1, 0]
+    """
+    groups: Ints = np.arange(len(scores))
+    for one in range(len(scores)):
+        same = np.abs(scores - scores[one]).max(axis=1) <= tolerance
+        found = np.unique(groups[same])
+        groups[np.isin(groups, found)] = found.min()
+    return groups
+
+
+def owners(models: Sequence[str], groups: Ints) -> Ints:
+    """Return `groups` with the models of one owner, the name before the first slash, joined."""
+    joined = groups.copy()
+    first: dict[str, int] = {}
+    for place, model in enumerate(models):
+        other = first.setdefault(model.partition("/")[0], place)
+        joined[joined == joined[place]] = joined[other]
+    return joined
+
+
+def _whole(frame: pd.DataFrame, source: str, missing: LeftOut) -> ScoreTable:
+    wide = frame.pivot(index="model", columns="task", values="score")
+    whole, left_out = _without_holes(wide, missing)
+    if not whole.size:
+        raise TableError(
+            f"{source}: expected models with a score on every task, got none"
+            f"{'; try --missing tasks' if missing == 'models' else ''}"
+        )
+    kinds = frame.drop_duplicates("task").set_index("task")["category"]
+    return ScoreTable(
+        models=tuple(map(str, whole.index)),
+        tasks=tuple(map(str, whole.columns)),
+        categories=tuple(str(kinds[task]) for task in whole.columns),
+        scores=whole.to_numpy(dtype=np.float64),
+        left_out=tuple(left_out),
+    )
+
+
+def _read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    try:
+        frame = pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise TableError(f"{path}: expected a CSV file, got {error}") from error
+    absent = [column for column in columns if column not in frame.columns]
+    if absent:
+        words = ",".join(columns)
+        raise TableError(f"{path}: expected the columns {words}, got none of {','.join(absent)}")
+    return frame[list(columns)]
+
+
+def _faults(frame: pd.DataFrame) -> list[str]:
+    named = frame[["model", "category", "task"]].isna().any(axis=1)
+    faults = [f"row {number + 2}: expected a name, got none" for number in np.flatnonzero(named)]
+    number = pd.to_numeric(frame["score"], errors="coerce")
+    strange = frame[(number.isna() & frame["score"].notna()) | (number.abs() > 1)]
+    faults += [
+        f"{model} on {task}: expected a score from -1 to 1, got {score!r}"
+        for model, _, task, score in strange.itertuples(index=False)
+    ]
+    twice = frame[frame.duplicated(["model", "task"])]
+    faults += [
+        f"{model} on {task}: expected one row, got several"
+        for model, _, task, _ in twice.itertuples(index=False)
+    ]
+    kinds = frame.groupby("task")["category"].nunique()
+    faults += [f"{task}: expected one category, got {n}" for task, n in kinds[kinds > 1].items()]
+    more = len(faults) - SHOWN
+    return [*faults[:SHOWN], f"and {more} more faults"] if more > 0 else faults
+
+
+def _without_holes(wide: pd.DataFrame, missing: LeftOut) -> tuple[pd.DataFrame, list[str]]:
+    """Return the table without the models, or the tasks, that lack scores, and what they lack."""
+    if missing == "tasks":
+        turned, left_out = _without_holes(wide.T, "models")
+        return turned.T, [text.replace(": no score on", ": no score of") for text in left_out]
+    holes = wide.isna()
+    lacking = holes.any(axis=1)
+    left_out = [f"{name}: no score on {_some(row)}" for name, row in holes[lacking].iterrows()]
+    return wide[~lacking], left_out
+
+
+def _some(holes: "pd.Series[bool]") -> str:
+    names = [str(name) for name in holes.index[holes]]
+    more = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
