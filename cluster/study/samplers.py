@@ -67,6 +67,7 @@ SAMPLERS: dict[str, Maker] = {
 }
 NUMBERS_ONLY = ("cma_es", "qmc")  # they leave choices to random draws
 ONE_OBJECTIVE = ("cma_es",)
+WITH_STARTUP, STARTUP = ("tpe", "gp", "cma_es"), 6  # trials that end before they model any
 HELP = (
     "who proposes: tpe, gp, nsga2, nsga3, cma_es, qmc or random (default: tpe). As Optuna has it, "
     "gp, nsga2 and nsga3 model the parameters that all designs have and draw the others at "

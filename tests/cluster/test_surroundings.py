@@ -14,14 +14,10 @@ from typing import Any
 
 import pytest
 
-from cluster.preflight import surroundings
-from cluster.preflight.surroundings import (
-    folder_fault,
-    nodes,
-    server_fault,
-    storage_fault,
-    tracking_fault,
-)
+from cluster.preflight import storages
+from cluster.preflight.folders import folder_fault
+from cluster.preflight.storages import server_fault, storage_fault
+from cluster.preflight.surroundings import nodes, tracking_fault
 from trainables.config import ConfigError
 
 
@@ -84,7 +80,7 @@ def test_a_tracking_server_that_is_slow_is_not_waited_for(
     server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(MlflowServer, "wait_s", 2.5)
-    monkeypatch.setattr(surroundings, "TIMEOUT_S", 1)
+    monkeypatch.setattr(storages, "TIMEOUT_S", 1)
     started = time.monotonic()
     assert tracking_fault(server) is not None
     assert time.monotonic() - started < 2.4
