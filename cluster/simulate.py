@@ -14,6 +14,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,7 @@ def open_ledger(
         num_trials=config.num_trials,
         folder=folder / "search",
         observers=observers,
+        drawings=partial(priors.drawings, space, base, shape),
         **rules(config),
     )
 

@@ -168,6 +168,24 @@ class Near(OneByOne):
             return False
 
 
+class Following(OneByOne):
+    """Draws one given design."""
+
+    def __init__(self, params: Mapping[str, Any]) -> None:
+        """Draw `params`."""
+        self._params = params
+
+    def sample_independent(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """Return the design's own value."""
+        return self._params[param_name]
+
+
 def trial_seed(seed: int, number: int | str) -> int:
     """Return the seed of a trial's draws, or of one of its parameters.
 

@@ -292,12 +292,14 @@ def test_a_mix_is_given_by_names_or_by_a_file(
             "--train-data (training.data.0.weight): expected more than 0, got 0",
             "--train-data (training.data.1.weight): expected a number, got 'x'",
         ]),
-        (["mix.json"], ["--train-data (training.data.0.wieght): not a parameter; did you mean 'weight'?"]),
+        (["mix.json"], [
+            "--train-data (training.data.0.wieght): not a parameter; did you mean 'weight'?"
+        ]),
         (
             ["no.json"],
             [
-                "--train-data (training.data): expected a list of data sets, got \"no.json: [Errno 2] No such "
-                "file or directory: 'no.json'\""
+                "--train-data (training.data): expected a list of data sets, got \"no.json: "
+                "[Errno 2] No such file or directory: 'no.json'\""
             ],
         ),
     ],
@@ -373,14 +375,14 @@ def test_what_the_space_varies_is_not_the_users_to_fix(
         ("{", "--deepspeed (engine.deepspeed): expected a JSON object, got '{{'"),
         (
             '{"optimizer": {}, "dump_state": true}',
-            "--deepspeed (engine.deepspeed): expected only settings that no field makes, got optimizer (set "
-            "training.learning_rate and training.weight_decay)",
+            "--deepspeed (engine.deepspeed): expected only settings that no field makes, got "
+            "optimizer (set training.learning_rate and training.weight_decay)",
         ),
         (
             '{"zero_optimization": {"reduce_bucket": 5, "allgather_bucket_size": -1}}',
-            "--deepspeed (engine.deepspeed): expected settings that DeepSpeed takes, got zero_optimization."
-            "allgather_bucket_size (Input should be greater than or equal to 0), "
-            "zero_optimization.reduce_bucket (Extra inputs are not permitted)",
+            "--deepspeed (engine.deepspeed): expected settings that DeepSpeed takes, got "
+            "zero_optimization.allgather_bucket_size (Input should be greater than or equal "
+            "to 0), zero_optimization.reduce_bucket (Extra inputs are not permitted)",
         ),
     ],
 )
