@@ -93,7 +93,7 @@ WARM_START = (
 )
 STORAGE = (
     "a database for the trials, as sqlite:////shared/studies.db or postgresql://host/name, whose "
-    "driver (psycopg2-binary) must be installed (default: a journal in the study's folder); "
+    "driver ('psycopg[binary]') must be installed (default: a journal in the study's folder); "
     "optuna-dashboard shows either"
 )
 FRACTION = (

@@ -77,7 +77,8 @@ def driver_fault(url: str) -> str | None:
         )
     except ArgumentError:
         known = ", ".join(["sqlite", *PORTS])
-        return f"expected a database that SQLAlchemy knows, such as {known}, got {_backend(url)!r}"
+        got = make_url(url).drivername
+        return f"expected a database that SQLAlchemy knows, such as {known}, got {got!r}"
     return None
 
 
