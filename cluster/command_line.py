@@ -1,17 +1,16 @@
-"""The command line of a search: its options, and the settings that they give."""
+"""The command line of a search: its options by groups, with what they are by default."""
 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from cluster.settings import OBJECTIVES
+from cluster.arguments import unknown
+from cluster.settings import OBJECTIVES, SPAN, TUNABLE, TUNED, StudyConfig
 from cluster.study import pruners, samplers
-from trainables.config import EMBEDDED_TASKS
-from trainables.deepspeed_overlay import canonical
+from search_spaces.spaces import SPACES
+from trainables.config import TrialConfig
 
 EXAMPLES = """examples:
   python -m cluster.search
@@ -25,6 +24,9 @@ EXAMPLES = """examples:
       --tune 4 --dry-run
       as many cells of the whole space as tell its main effects; each tries four settings of the
       learning rates and the temperature first; says what it would cost and runs nothing
+  python -m cluster.search --study rates --mode factorial --space pooling --factors pooling.head \\
+      --tune 6 --tune-over training.learning_rate=10 training.weight_decay
+      what is tuned: the rate up to ten times either way, the weight decay up to four times
   python -m cluster.search --study papers --space literature --set instructions.query="Answer: "
       the designs of the literature by name, those that need an instruction too
   python -m cluster.search --study mine --model Qwen/Qwen2-0.5B --layers all \\
@@ -46,16 +48,39 @@ EXAMPLES = """examples:
       the same, the long runs under Ray Train
 """
 
+STUDY, TRIAL = StudyConfig(), TrialConfig()  # whose values are the defaults
+
+SPACE = f"what may vary: {', '.join(SPACES)} (default: {STUDY.space})"
+MODE = (
+    "search looks for the best designs and confirms them; factorial runs all cells of the space, "
+    f"or some, for an ablation (default: {STUDY.mode})"
+)
+SET = (
+    "any other setting of the trials, as training.steps=100 or engine.precision=fp32; may be "
+    "given again. All names and defaults: trainables/config.py and training_config.py"
+)
 TRAIN_DATA = (
     "each a JSONL or parquet file, a datasets folder, a hub id or boolq, with its weight among "
     "the steps (default: 1); or one .json file: a list of objects with name, weight, "
     "query_instruction, document_instruction (default: boolq)"
 )
-STARTUP = "designs that end before the sampler models what it has seen (default: 6)"
-FIRST_RUNG = "first step at which halving and hyperband compare (default: the first report)"
+STARTUP = (
+    "designs that end before the sampler models what it has seen (default: "
+    f"{samplers.STARTUP}; {', '.join(samplers.WITH_STARTUP)}) and before the pruner stops any "
+    f"(default: {pruners.STARTUP}; {', '.join(pruners.WITH_STARTUP)}); "
+    "refused where neither has it"
+)
+FIRST_RUNG = (
+    f"{' and '.join(pruners.WITH_RUNGS)}: first step at which trials are compared (default: the "
+    "first report)"
+)
+ETA = (
+    f"{' and '.join(pruners.WITH_RUNGS)}: one of so many goes on from a rung, and the next rung "
+    f"is so many times later (default: {pruners.FACTOR})"
+)
 OBJECTIVES_HELP = (
     f"what is searched for, a front of compromises if there are several: {', '.join(OBJECTIVES)} "
-    "(default: score); all but the score are to be small"
+    "(default: score); all but the score are to be small. Finalists come from the front"
 )
 FIRST = (
     "designs to try after the control: JSON files, each an object of names and values as in the "
@@ -67,8 +92,18 @@ WARM_START = (
     "studies); they are not among the trials of this study"
 )
 STORAGE = (
-    "a database for the trials, as postgresql://host/name (default: a journal in the study's "
-    "folder); optuna-dashboard shows either"
+    "a database for the trials, as sqlite:////shared/studies.db or postgresql://host/name, whose "
+    "driver ('psycopg[binary]') must be installed (default: a journal in the study's folder); "
+    "optuna-dashboard shows either"
+)
+FRACTION = (
+    "cells to run, or main (effects) or pairs (two-factor interactions too) for as many as tell "
+    "them (default: all)"
+)
+TUNE_OVER = (
+    "what --tune varies and how far from its own value, as a factor either way (default: "
+    f"{' '.join(f'{name}={span:g}' for name, span in TUNED.items())}; {SPAN:g} where none is "
+    f"given); of {', '.join(TUNABLE)}"
 )
 CONFIRM_HELP = (
     "what runs the confirmation, or a factorial's cells: tune, whose workers are warm, or train, "
@@ -80,193 +115,99 @@ def parser(description: str | None = None) -> argparse.ArgumentParser:
     """Return the command line's definition; defaults stand in the dataclasses."""
     made = argparse.ArgumentParser(
         prog="python -m cluster.search",
+        usage="%(prog)s [options]",
         description=description,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # --seed is no short --seeds
     )
-    study = made.add_argument_group("the study (a study keeps these settings)")
-    study.add_argument("--study", default="embedded", help="its name (default: embedded)")
-    study.add_argument("--space", help="attention, pooling, joint or literature (default: joint)")
-    study.add_argument("--mode", help="search or factorial (default: search)")
-    study.add_argument(
-        "--fraction",
-        metavar="N",
-        help="factorial: cells to run, or main (effects) or pairs (two-factor interactions too) "
-        "for as many as tell them (default: all)",
-    )
-    study.add_argument(
-        "--factors",
-        nargs="+",
-        metavar="NAME",
-        help="factorial: what varies (default: all that the space varies)",
-    )
-    study.add_argument(
-        "--tune", metavar="N", help="factorial: settings tried in each cell (default: 0)"
-    )
-    study.add_argument("--trials", metavar="N", help="designs to try (default: 10)")
-    study.add_argument("--finalists", metavar="N", help="designs to confirm (default: 2)")
-    study.add_argument("--seeds", metavar="N", help="fresh seeds of each (default: 3)")
-    study.add_argument("--seed", metavar="N", help="of the proposals (default: 0)")
-    study.add_argument("--sampler", metavar="NAME", help=samplers.HELP)
-    study.add_argument("--startup", metavar="N", help=STARTUP)
-    study.add_argument("--pruner", metavar="NAME", help=pruners.HELP)
-    study.add_argument("--first-rung", metavar="STEPS", help=FIRST_RUNG)
-    study.add_argument("--eta", metavar="N", help="the factor between its rungs (default: 3)")
-    study.add_argument("--objectives", nargs="+", metavar="NAME", help=OBJECTIVES_HELP)
-    study.add_argument("--first", nargs="+", default=[], metavar="FILE.json|PRESET", help=FIRST)
-    study.add_argument("--warm-start", metavar="STUDY", help=WARM_START)
-    study.add_argument("--storage", metavar="URL", help=STORAGE)
-    study.add_argument("--model", help="a folder or a hub id (default: the embedded one)")
-    study.add_argument("--layers", metavar="N", help="first layers kept, or all (default: 6)")
-    study.add_argument("--train-data", nargs="+", metavar="NAME[=WEIGHT]", help=TRAIN_DATA)
-    study.add_argument("--tasks", nargs="+", help=f"default: {' '.join(EMBEDDED_TASKS)}")
-    study.add_argument("--workers", metavar="N", help="workers of each trial (default: 1)")
-    study.add_argument("--deepspeed", metavar="FILE", help="more DeepSpeed settings, as JSON")
-    study.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        type=setting,
-        metavar="NAME=VALUE",
-        help="any other setting",
-    )
-    here = made.add_argument_group("this run of it")
-    here.add_argument("--address", help="a Ray cluster (default: Ray on this machine)")
-    here.add_argument("--at-once", metavar="N", help="trials at once (default: all fit)")
-    here.add_argument("--gpus-per-worker", metavar="N", help="a share, as 0.5 (default: 1)")
-    here.add_argument("--confirm-under", metavar="RAY", default="tune", help=CONFIRM_HELP)
-    here.add_argument("--outputs", type=Path, default=Path("outputs"), help="default: outputs")
-    here.add_argument(
-        "--dry-run", action="store_true", help="check everything; say plan and cost, run nothing"
-    )
+    for add in (_study, _budget, _engine, _factorial, _trials, _here):
+        add(made)
     return made
 
 
-def settings(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the study's fields and the dotted trial settings that a command line gives."""
-    several = len(arguments.objectives or ()) > 1
-    study = {
-        "name": arguments.study,
-        "space": arguments.space,
-        "sampler": arguments.sampler,
-        "num_startup": value(arguments.startup),
-        "pruner": arguments.pruner or ("none" if several else None),
-        "first_rung": value(arguments.first_rung),
-        "factor": value(arguments.eta),
-        "objectives": arguments.objectives and tuple(arguments.objectives),
-        "first": tuple(known for given in arguments.first for known in known_designs(given)),
-        "warm_start": whole_path(arguments.warm_start),
-        "storage": arguments.storage,
-        "mode": arguments.mode,
-        "fraction": value(arguments.fraction),
-        "factors": arguments.factors and tuple(arguments.factors),
-        "tune": value(arguments.tune),
-        "num_trials": value(arguments.trials),
-        "num_finalists": value(arguments.finalists),
-        "num_seeds": value(arguments.seeds),
-        "seed": value(arguments.seed),
-    }
-    trial = {
-        "backbone.model": whole_path(arguments.model),
-        "backbone.num_layers": value(arguments.layers),
-        "training.data": arguments.train_data and mix(arguments.train_data),
-        "evaluation.tasks": arguments.tasks and tuple(arguments.tasks),
-        "engine.num_workers": value(arguments.workers),
-        "engine.deepspeed": content(arguments.deepspeed),
-    }
-    given = {name: v for name, v in trial.items() if v is not None}
-    if arguments.layers == "all":
-        given["backbone.num_layers"] = None
-    given |= dict(arguments.set)
-    return {name: v for name, v in study.items() if v is not None}, given
+def parse(
+    made: argparse.ArgumentParser, argv: Sequence[str] | None
+) -> tuple[argparse.Namespace, dict[str, str | None]]:
+    """Return a command line's values, and the fault of each argument that is no option."""
+    given, extra = made.parse_known_args(argv)
+    known = [name for action in made._actions for name in action.option_strings]
+    return given, unknown(extra, known)
 
 
-def setting(text: str) -> tuple[str, Any]:
-    """Return a dotted name and its value.
-
-    >>> setting("training.steps=9")
-    ('training.steps', 9)
-    """
-    name, equals, raw = text.partition("=")
-    if not equals:
-        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
-    return name, value(raw)
-
-
-def value(text: str | None) -> Any:
-    """Return a command line's value: JSON where it is JSON, else the text itself.
-
-    >>> value("3"), value("causal")
-    (3, 'causal')
-    """
-    if text is None:
-        return None
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
+def _study(made: argparse.ArgumentParser) -> None:
+    group = made.add_argument_group(
+        "the study", "A study keeps these and all settings below but those of this run."
+    )
+    group.add_argument("--study", default=STUDY.name, help=f"its name (default: {STUDY.name})")
+    group.add_argument("--space", help=SPACE)
+    group.add_argument("--mode", help=MODE)
+    group.add_argument("--seeds", metavar="N", help=_with("fresh seeds of each", STUDY.num_seeds))
+    group.add_argument("--seed", metavar="N", help=_with("of the proposals", STUDY.seed))
+    group.add_argument("--storage", metavar="URL", help=STORAGE)
 
 
-def content(name: str | None) -> str | None:
-    """Return the JSON in a file in its canonical form; what is no JSON comes as it stands."""
-    if name is None or not Path(name).is_file():
-        return None
-    text = Path(name).read_text(errors="replace")
-    try:
-        return canonical(text)
-    except ValueError:
-        return text
+def _budget(made: argparse.ArgumentParser) -> None:
+    group = made.add_argument_group("a search's budget and knowledge")
+    trials = _with("designs to try, the control among them", STUDY.num_trials)
+    group.add_argument("--trials", metavar="N", help=trials)
+    finalists = _with("designs to confirm beside the control", STUDY.num_finalists)
+    group.add_argument("--finalists", metavar="N", help=finalists)
+    group.add_argument("--objectives", nargs="+", metavar="NAME", help=OBJECTIVES_HELP)
+    group.add_argument("--first", nargs="+", default=[], metavar="FILE.json|PRESET", help=FIRST)
+    group.add_argument("--warm-start", metavar="STUDY", help=WARM_START)
 
 
-def mix(given: Sequence[str]) -> Any:
-    """Return the data sets of a command line, or of the one .json file that it names, as written.
-
-    A file that is no JSON comes back as a text that says so, and is refused with all else.
-
-    >>> mix(["boolq=0.5", "user/pairs"])
-    [{'name': 'boolq', 'weight': 0.5}, {'name': 'user/pairs'}]
-    """
-    if len(given) > 1 or not given[0].endswith(".json"):
-        return [_data_set(text) for text in given]
-    try:
-        sets = json.loads(Path(given[0]).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        return f"{given[0]}: {error}"
-    for each in sets if isinstance(sets, list) else []:
-        if isinstance(each, dict) and isinstance(each.get("name"), str):
-            each["name"] = whole_path(each["name"])
-    return sets
+def _engine(made: argparse.ArgumentParser) -> None:
+    group = made.add_argument_group(
+        "a search's sampler and early stops", "python -m cluster.simulate compares them."
+    )
+    group.add_argument("--sampler", metavar="NAME", help=samplers.HELP)
+    group.add_argument("--pruner", metavar="NAME", help=pruners.HELP)
+    group.add_argument("--startup", metavar="N", help=STARTUP)
+    group.add_argument("--first-rung", metavar="STEPS", help=FIRST_RUNG)
+    group.add_argument("--eta", metavar="N", help=ETA)
 
 
-def known_designs(given: str) -> list[Any]:
-    """Return the designs of a JSON file, or the name of a preset; faults are found later.
-
-    >>> known_designs("nv_embed")
-    ['nv_embed']
-    """
-    if not given.endswith(".json"):
-        return [given]
-    try:
-        read = json.loads(Path(given).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        return [f"{given}: {error}"]
-    return read if isinstance(read, list) else [read]
+def _factorial(made: argparse.ArgumentParser) -> None:
+    group = made.add_argument_group("a factorial (--mode factorial)")
+    factors = "what varies, as attention.mask (default: all that the space varies)"
+    group.add_argument("--factors", nargs="+", metavar="NAME", help=factors)
+    group.add_argument("--fraction", metavar="N", help=FRACTION)
+    tune = "settings tried in each cell, the trials' own first, all cells alike"
+    group.add_argument("--tune", metavar="N", help=_with(tune, STUDY.tune))
+    group.add_argument("--tune-over", nargs="+", metavar="NAME[=FACTOR]", help=TUNE_OVER)
 
 
-def _data_set(text: str) -> dict[str, Any]:
-    """Return the name and the weight, if there is one; a path may have a "=" of its own."""
-    name, equals, weight = text.rpartition("=")
-    if not equals or Path(text).exists():
-        return {"name": whole_path(text)}
-    return {"name": whole_path(name), "weight": value(weight)}
+def _trials(made: argparse.ArgumentParser) -> None:
+    group = made.add_argument_group("what each trial trains on and is scored by")
+    model = f"a folder or a hub id (default: the embedded {TRIAL.backbone.model})"
+    group.add_argument("--model", help=model)
+    layers = _with("first layers kept, or all", TRIAL.backbone.num_layers)
+    group.add_argument("--layers", metavar="N", help=layers)
+    group.add_argument("--train-data", nargs="+", metavar="NAME[=WEIGHT]", help=TRAIN_DATA)
+    tasks = f"embedded or official MTEB tasks (default: {' '.join(TRIAL.evaluation.tasks)})"
+    group.add_argument("--tasks", nargs="+", metavar="NAME", help=tasks)
+    workers = _with("workers of each trial", TRIAL.engine.num_workers)
+    group.add_argument("--workers", metavar="N", help=workers)
+    group.add_argument("--deepspeed", metavar="FILE", help="more DeepSpeed settings, as JSON")
+    group.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=SET)
 
 
-def whole_path(name: str | None) -> str | None:
-    """Return the whole path of what is here; a hub id or an embedded name stays as it is."""
-    return str(Path(name).resolve()) if name and Path(name).exists() else name
+def _here(made: argparse.ArgumentParser) -> None:
+    group = made.add_argument_group("this run", "Another run of the study may have others.")
+    group.add_argument("--address", help="a Ray cluster, or auto (default: Ray on this machine)")
+    group.add_argument("--at-once", metavar="N", help="trials at once (default: all that fit)")
+    gpus = "GPUs of a worker; 0.5 lets two share one (default: 1 where there are any)"
+    group.add_argument("--gpus-per-worker", metavar="N", help=gpus)
+    group.add_argument("--confirm-under", metavar="RAY", default="tune", help=CONFIRM_HELP)
+    outputs = "the folder of all studies (default: outputs)"
+    group.add_argument(
+        "--outputs", type=Path, default=Path("outputs"), metavar="DIR", help=outputs
+    )
+    dry = "check everything, say the plan, its cost and its end, and run nothing"
+    group.add_argument("--dry-run", action="store_true", help=dry)
 
 
-def no_file(name: str | None) -> str | None:
-    """Return the fault if a file is named that is not there."""
-    missing = name is not None and not Path(name).is_file()
-    return f"expected a file, got {name!r}" if missing else None
+def _with(text: str, default: object) -> str:
+    return f"{text} (default: {default})"

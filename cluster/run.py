@@ -7,27 +7,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import optuna
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from cluster.acts import factorial
 from cluster.acts.running import Acts
 from cluster.dispatch.tune import ray_cluster
 from cluster.observers.datasets import mlflow_datasets
-from cluster.observers.tracking import Tracker, tracking_uri
+from cluster.observers.tracking import Tracker
 from cluster.preflight import plan
 from cluster.preflight.checks import configure
 from cluster.preflight.forecast import Forecast
-from cluster.preflight.surroundings import Place, storage_fault
+from cluster.preflight.neighbours import busy, driver_lock, open_earlier
+from cluster.preflight.surroundings import Place
 from cluster.settings import StudyConfig, study_identity, to_plain, write_once
-from cluster.study import priors
-from cluster.study.earlier_runs import SCHEME, earlier_runs
-from cluster.study.storage import open_storage
-from search_spaces.spaces import SPACES
 from trainables.config import (
     EMBEDDED_MODEL,
     EMBEDDED_TASKS,
@@ -36,7 +33,6 @@ from trainables.config import (
     DataConfig,
     TrialConfig,
 )
-from trainables.faults import check
 
 Log = Callable[[str], None]
 
@@ -54,13 +50,12 @@ def prepare(
     Raises:
         ConfigError: With every fault of settings and surroundings, those in `checks` included.
     """
-    from trainables import assets, designs
+    from trainables import assets
 
     quiet_libraries()
     if needs_embedded(trial):
         assets.prepare(log)
     config, forecast = configure(study, trial, checks, place)
-    priors.check_known(config.first, config.base, designs.shape(config.base.backbone))
     for line in plan.warnings(forecast):
         log(line)
     return config, forecast
@@ -102,17 +97,12 @@ def run_study(config: StudyConfig, place: Place, *, log: Log) -> bool:
         ConfigError: If the study's folder holds other settings, or another process works on it.
     """
     folder = place.outputs / config.name
-    earlier = cache(partial(opened_elsewhere, config, place.outputs))
-    if not (folder / "study.json").exists():
-        earlier()  # a study that goes on knows it already, and it may be gone
     write_once(config, folder)
-    lock = FileLock(folder / "driver.lock")
+    lock = driver_lock(folder)
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise ConfigError(
-            f"study: {config.name!r} is being run by another process; wait for it or end it"
-        ) from error
+        raise ConfigError(f"study: {busy(config.name)}") from error
     with lock:
         shown = to_plain(config) | {"first": len(config.first)}
         identity = study_identity(folder)
@@ -123,31 +113,10 @@ def run_study(config: StudyConfig, place: Place, *, log: Log) -> bool:
             if config.mode == "factorial":
                 confirmed = acts.factorial()
             else:
-                acts.search(earlier)
+                acts.search(partial(open_earlier, config, place.outputs))
                 confirmed = acts.confirm()
         write_report(folder, tracker, log)
         return confirmed
-
-
-def opened_elsewhere(config: StudyConfig, outputs: Path) -> optuna.Study | None:
-    """Return the earlier study that a study starts from; see that its database opens.
-
-    Raises:
-        ConfigError: If there is no such study or no such database.
-    """
-    from trainables import designs
-
-    if config.storage is not None:
-        check({"storage": storage_fault(config.storage)})
-        open_storage(config.storage, outputs)
-    given, base = config.warm_start, config.base
-    if given is None:
-        return None
-    if not given.startswith(SCHEME):
-        return priors.open_source(given, outputs)
-    space, shape = SPACES[config.space], designs.shape(base.backbone)
-    study, uri = given.removeprefix(SCHEME), tracking_uri(outputs)
-    return earlier_runs(study, uri, space, base, shape, config.objectives)
 
 
 def write_report(folder: Path, tracker: Tracker, log: Log) -> None:

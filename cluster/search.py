@@ -7,52 +7,33 @@ Interrupt it whenever you like: the same command continues where it was.
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from cluster.command_line import no_file, parser, settings, value
+from cluster.arguments import no_file, set_fault, settings, value, with_flags
+from cluster.command_line import parse, parser
 from cluster.dispatch.slots import CONFIRM_UNDER, ClusterLostError
-from cluster.settings import check_kept
 from trainables.assets import AssetError
 from trainables.config import ConfigError
-from trainables.faults import number, one_of, whole
+from trainables.faults import number, one_of, whole_or_none
+
+if TYPE_CHECKING:
+    from cluster.preflight.surroundings import Place
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; return its exit code."""
-    arguments = parser(__doc__).parse_args(argv)
+    arguments, unknown = parse(parser(__doc__), argv)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        from cluster.preflight.plan import summary
-        from cluster.preflight.surroundings import Place
-        from cluster.run import describe, opened_elsewhere, prepare, run_study
-
-        at_once, outputs = value(arguments.at_once), arguments.outputs.resolve()
-        gpus = value(arguments.gpus_per_worker)
-        checks = {
-            "gpus-per-worker": None if gpus is None else number(gpus, above=0, at_most=1),
-            "at-once": None if at_once is None else whole(at_once, at_least=1),
-            "confirm-under": one_of(arguments.confirm_under, CONFIRM_UNDER),
-            "deepspeed": no_file(arguments.deepspeed),
-        }
-        place = Place(
-            outputs=outputs,
-            address=arguments.address,
-            at_once=None if checks["at-once"] else at_once,
-            gpus_per_worker=None if checks["gpus-per-worker"] else gpus,
-            confirm_under=arguments.confirm_under,
-        )
-        config, forecast = prepare(*settings(arguments), checks, place, log=_say)
-        if arguments.dry_run:
-            check_kept(config, outputs / config.name)
-            opened_elsewhere(config, outputs)
-            for line in [*describe(config, forecast), "All checks passed; nothing was started."]:
-                _say(line)
-            return 0
-        _say(summary(forecast))
-        confirmed = run_study(config, place, log=_say)
-    except (ConfigError, AssetError) as error:
+        return _run(arguments, unknown)
+    except ConfigError as error:
+        sys.stderr.write(f"{with_flags(str(error))}\n")
+        return 2
+    except AssetError as error:
         sys.stderr.write(f"{error}\n")
         return 2
     except ClusterLostError as error:
@@ -61,7 +42,44 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("\nInterrupted. The same command continues where this left off.\n")
         return 130
-    return 0 if confirmed else 1
+
+
+def _run(arguments: argparse.Namespace, unknown: dict[str, str | None]) -> int:
+    from cluster.run import describe, prepare, run_study
+
+    place, checks = place_of(arguments)
+    config, forecast = prepare(*settings(arguments), unknown | checks, place, log=_say)
+    if arguments.dry_run:
+        for line in [*describe(config, forecast), "All checks passed; nothing was started."]:
+            _say(line)
+        return 0
+    from cluster.preflight.plan import summary
+
+    _say(summary(forecast))
+    return 0 if run_study(config, place, log=_say) else 1
+
+
+def place_of(arguments: argparse.Namespace) -> tuple[Place, dict[str, str | None]]:
+    """Return where a study is to run, as far as that is fine, and the faults of these options."""
+    from cluster.preflight.surroundings import Place
+
+    at_once, gpus = value(arguments.at_once), value(arguments.gpus_per_worker)
+    under = arguments.confirm_under
+    checks = {
+        "gpus-per-worker": None if gpus is None else number(gpus, above=0, at_most=1),
+        "at-once": whole_or_none(at_once, at_least=1),
+        "confirm-under": one_of(under, CONFIRM_UNDER),
+        "deepspeed": no_file(arguments.deepspeed),
+        "set": set_fault(arguments.set),
+    }
+    place = Place(
+        outputs=arguments.outputs.resolve(),
+        address=arguments.address,
+        at_once=None if checks["at-once"] else at_once,
+        gpus_per_worker=None if checks["gpus-per-worker"] else gpus,
+        confirm_under=under,
+    )
+    return place, checks
 
 
 def _say(line: str) -> None:

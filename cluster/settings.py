@@ -6,7 +6,7 @@ import dataclasses
 import json
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from typing import Any, Literal
 from cluster.study import priors, pruners, samplers, storage
 from search_spaces.spaces import SPACES
 from trainables.config import ConfigError, TrialConfig
-from trainables.faults import check, distinct_texts, one_of, whole, whole_or_none
+from trainables.faults import check, distinct_texts, number, one_of, whole, whole_or_none
 from trainables.overlay import as_dict, flatten
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -28,6 +28,19 @@ OBJECTIVES = (
     "trainable_parameters",
     "head_parameters",
 )
+TUNED = {  # how far from the base's own, as a factor either way
+    "training.learning_rate": 4.0,
+    "training.head_learning_rate": 4.0,
+    "objective.temperature": 3.0,
+}
+SPAN = 4.0  # of a setting that is named without one
+TUNABLE = (  # numbers that every design reads and that make no other budget
+    *TUNED,
+    "training.weight_decay",
+    "training.max_grad_norm",
+    "lora.alpha",
+    "lora.dropout",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,13 +53,14 @@ class StudyConfig:
     fraction: int | Told | None = None  # cells, or what they must tell; None: all cells
     factors: tuple[str, ...] = ()  # that vary in a factorial; none: all that the space varies
     tune: int = 0  # settings tried in each cell of a factorial; 0: the base's alone
+    tuned: Mapping[str, float | None] | None = None  # their spans; None: `TUNED`, or `SPAN`
     num_trials: int = 10
     num_finalists: int = 2  # designs trained again beside the control
     num_seeds: int = 3  # fresh seeds of each of them
     seed: int = 0  # of the proposals
     objectives: tuple[str, ...] = (SCORE,)
     sampler: str = "tpe"
-    num_startup: int = 6  # designs that end before the sampler models what it has seen
+    num_startup: int | None = None  # designs that end before sampler and pruner learn of them
     pruner: str = "percentile"
     first_rung: int | None = None  # steps; the reporting interval by default
     factor: int = 3  # eta: one of so many goes on from a rung
@@ -66,7 +80,7 @@ class StudyConfig:
                 "objectives": self._objectives_fault(),
                 "sampler": one_of(self.sampler, tuple(samplers.SAMPLERS))
                 or self._one_objective_fault(samplers.ONE_OBJECTIVE, self.sampler, "another"),
-                "num_startup": whole(self.num_startup, at_least=1),
+                "num_startup": whole_or_none(self.num_startup, at_least=1),
                 "pruner": one_of(self.pruner, pruners.NAMES)
                 or self._one_objective_fault(pruners.NAMES[:-1], self.pruner, "'none'"),
                 "first_rung": whole_or_none(self.first_rung, at_least=1),
@@ -77,6 +91,7 @@ class StudyConfig:
                 "fraction": self._fraction_fault(),
                 "factors": distinct_texts(self.factors) if self.factors else None,
                 "tune": None if self.tune == 0 else whole(self.tune, at_least=2),
+                **self._tuned_faults(),
                 "num_trials": whole(self.num_trials, at_least=1),
                 "num_finalists": whole(self.num_finalists, at_least=1),
                 "num_seeds": whole(self.num_seeds, at_least=1),
@@ -96,6 +111,19 @@ class StudyConfig:
         if len(self.objectives) == 1 or got not in which:
             return None
         return f"with several objectives expected {instead}, got {got!r}"
+
+    def _tuned_faults(self) -> dict[str, str | None]:
+        faults: dict[str, str | None] = {}
+        base = flatten(as_dict(self.base))
+        for name, span in (self.tuned or {}).items():
+            fault = one_of(name, TUNABLE) or (span and number(span, above=1))
+            if not fault and base[name] <= 0:
+                fault = (
+                    "expected a setting above 0, as multiples of it are tried, got "
+                    f"{base[name]}; give it another with --set"
+                )
+            faults[f"tuned.{name}"] = fault or None
+        return faults
 
     def _fraction_fault(self) -> str | None:
         """Return the fault of a fraction: a number of cells, or a word for what they tell."""
@@ -138,8 +166,10 @@ def write_once(config: StudyConfig, folder: Path) -> None:
         partial.replace(file)
 
 
-def check_kept(config: StudyConfig, folder: Path) -> None:
+def check_kept(config: StudyConfig, folder: Path, unknown: Collection[str] = ()) -> None:
     """Compare a study's settings with those that its folder keeps, if it does.
+
+    Fields that are `unknown`, as what was given for them is refused, are not compared.
 
     Raises:
         ConfigError: If they differ; every difference is named.
@@ -152,6 +182,7 @@ def check_kept(config: StudyConfig, folder: Path) -> None:
         f"{name}: study {config.name!r} has {kept.get(name)!r}, got {given.get(name)!r}"
         for name in sorted(kept.keys() | given.keys())
         if kept.get(name) != given.get(name)
+        and not any(f"{name}.".startswith(f"{each}.") for each in unknown)
     ]
     if faults:
         remedy = "a study keeps its settings; use them, or give a new --study name"

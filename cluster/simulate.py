@@ -13,13 +13,18 @@ import logging
 import sys
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage, InMemoryStorage
 
+from cluster.arguments import FLAGS, value, with_flags
+from cluster.command_line import ETA, FIRST_RUNG, STARTUP, parse
+from cluster.preflight.faults import Faults
+from cluster.preflight.unread import unread_by
 from cluster.settings import StudyConfig
 from cluster.simulation.intervals import spread
 from cluster.simulation.virtual import Simulation
@@ -29,7 +34,7 @@ from cluster.study.ledger import Ledger
 from cluster.study.opening import open_study, rules
 from search_spaces.spaces import SPACES
 from trainables.config import ConfigError, TrialConfig
-from trainables.faults import check, one_of, whole
+from trainables.faults import check, whole
 from trainables.overlay import flatten, overlay
 from trainables.shape import EMBEDDED, Shape
 
@@ -52,6 +57,15 @@ range):
   makespan   until the last trial has ended, in minutes of the trials' own time
 """
 CLOSE = 0.99  # of the best score
+OWN_FLAGS = FLAGS | {
+    **{name: f"--{name}" for name in ("recorded", "steps", "report-every")},
+    "sampler": "--samplers",
+    "pruner": "--pruners",
+    "training.steps": "--steps",
+    "training.report_every": "--report-every",
+    "workers": "--workers",
+    "seeds": "--seeds",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,6 +112,7 @@ def open_ledger(
         num_trials=config.num_trials,
         folder=folder / "search",
         observers=observers,
+        drawings=partial(priors.drawings, space, base, shape),
         **rules(config),
     )
 
@@ -106,17 +121,20 @@ def parser() -> argparse.ArgumentParser:
     """Return the command line's definition."""
     made = argparse.ArgumentParser(
         prog="python -m cluster.simulate",
+        usage="%(prog)s [options]",
         description=__doc__,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     search = made.add_argument_group("the search")
-    search.add_argument("--recorded", type=Path, metavar="FOLDER", help="a finished study")
+    recorded = "a finished study's folder, whose curves are played instead of the formula's"
+    search.add_argument("--recorded", type=Path, metavar="FOLDER", help=recorded)
     search.add_argument("--space", help=f"{', '.join(SPACES)} (default: attention)")
-    search.add_argument("--steps", type=int, metavar="N", help="of a trial (default: 64)")
-    search.add_argument("--report-every", type=int, metavar="N", help="steps (default: 8)")
-    search.add_argument("--trials", type=int, default=100, metavar="N", help="default: 100")
-    search.add_argument("--workers", type=int, default=4, metavar="N", help="default: 4")
+    search.add_argument("--steps", metavar="N", help="of a trial (default: 64)")
+    search.add_argument("--report-every", metavar="N", help="steps (default: 8)")
+    search.add_argument("--trials", default="100", metavar="N", help="default: 100")
+    search.add_argument("--workers", default="4", metavar="N", help="default: 4")
     compared = made.add_argument_group("what is compared")
     compared.add_argument(
         "--samplers", nargs="+", default=["tpe", "random"], metavar="NAME", help=samplers.HELP
@@ -124,32 +142,32 @@ def parser() -> argparse.ArgumentParser:
     compared.add_argument(
         "--pruners", nargs="+", default=["halving", "none"], metavar="NAME", help=pruners.HELP
     )
-    compared.add_argument("--startup", type=int, default=6, metavar="N", help="default: 6")
-    compared.add_argument("--first-rung", type=int, metavar="STEPS", help="default: a report")
-    compared.add_argument("--eta", type=int, default=3, metavar="N", help="default: 3")
-    compared.add_argument("--seeds", type=int, default=6, metavar="N", help="default: 6")
+    compared.add_argument("--startup", metavar="N", help=STARTUP)
+    compared.add_argument("--first-rung", metavar="STEPS", help=FIRST_RUNG)
+    compared.add_argument("--eta", metavar="N", help=ETA)
+    compared.add_argument("--seeds", default="6", metavar="N", help="default: 6")
     return made
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; return its exit code."""
-    given = parser().parse_args(argv)
+    given, unknown = parse(parser(), argv)
     quiet()
     try:
-        arms, workload, shape = setting(given)
+        arms, workload, shape = setting(given, unknown)
     except ConfigError as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"{with_flags(str(error), OWN_FLAGS)}\n")
         return 2
-    first = arms[0]
+    first, num_seeds, num_workers = arms[0], int(given.seeds), int(given.workers)
     _say(
         f"space {first.space}, {workload.num_designs} designs, the best {workload.best:.3f}; "
-        f"{first.num_trials} trials of {first.base.training.steps} steps on {given.workers} "
-        f"workers, {given.seeds} seeds"
+        f"{first.num_trials} trials of {first.base.training.steps} steps on {num_workers} "
+        f"workers, {num_seeds} seeds"
     )
     _say(row("sampler", "pruner", "best", "to 1 %", "steps", "makespan (min)"))
     for arm in arms:
-        seeded = [dataclasses.replace(arm, seed=seed) for seed in range(given.seeds)]
-        results = [simulate(each, workload, given.workers, shape=shape) for each in seeded]
+        seeded = [dataclasses.replace(arm, seed=seed) for seed in range(num_seeds)]
+        results = [simulate(each, workload, num_workers, shape=shape) for each in seeded]
         _say(
             row(
                 arm.sampler,
@@ -164,56 +182,87 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def setting(
-    given: argparse.Namespace,
+    given: argparse.Namespace, unknown: Mapping[str, str | None]
 ) -> tuple[list[StudyConfig], Formula | Recorded, Shape]:
     """Return what is compared and on what.
 
     Raises:
         ConfigError: With every fault of the command line.
     """
-    recorded = given.recorded is not None
-    own = {"space": given.space, "steps": given.steps, "report-every": given.report_every}
-    check(
-        {"workers": whole(given.workers, at_least=1), "seeds": whole(given.seeds, at_least=1)}
-        | {name: one_of(v, tuple(SPACES)) for name, v in own.items() if name == "space" and v}
-        | {
-            name: "the recorded study has its own; leave it out"
-            for name, value in own.items()
-            if recorded and value is not None
-        }
-    )
-    workload: Formula | Recorded
-    if recorded:
-        from trainables import designs
+    faults = Faults()
+    faults.during(lambda: check({**unknown, **_own_faults(given)}))
+    played = faults.during(lambda: _recorded(given.recorded)) if given.recorded else None
+    base = faults.during(lambda: overlay(TrialConfig(), _steps(given)))
+    space, shape = given.space or "attention", EMBEDDED
+    if played:
+        space, base, shape = played
+    arms = faults.during(lambda: _arms(given, space, base or TrialConfig()))
+    faults.refuse()
+    assert base is not None
+    assert arms is not None
+    workload = Recorded(given.recorded) if given.recorded else Formula(SPACES[space], base, shape)
+    return arms, workload, shape
 
-        workload = Recorded(given.recorded)
-        kept = json.loads((given.recorded / "study.json").read_text())
-        space, base = kept["space"], overlay(TrialConfig(), flatten(kept["base"]))
-        shape = designs.shape(base.backbone)
-    else:
-        space, shape = given.space or "attention", EMBEDDED
-        steps = {
-            "training.steps": 64 if given.steps is None else given.steps,
-            "training.report_every": 8 if given.report_every is None else given.report_every,
-        }
-        base = overlay(TrialConfig(), steps)
-        workload = Formula(SPACES[space], base, shape)
-    arms = [
-        StudyConfig(
-            name="simulated",
-            space=space,
-            base=base,
-            sampler=sampler,
-            pruner=pruner,
-            num_trials=given.trials,
-            num_startup=given.startup,
-            first_rung=given.first_rung,
-            factor=given.eta,
+
+def _own_faults(given: argparse.Namespace) -> dict[str, str | None]:
+    """Return the faults of what is no field of a study, and of what nothing would read."""
+    own = {"space": given.space, "steps": given.steps, "report-every": given.report_every}
+    faults = {
+        name: whole(value(getattr(given, name)), at_least=1) for name in ("workers", "seeds")
+    }
+    if given.recorded:
+        theirs = "the recorded study has its own; leave it out"
+        faults |= {name: theirs for name, value in own.items() if value is not None}
+    read = {
+        "num_startup": given.startup,
+        "first_rung": given.first_rung,
+        "factor": given.eta,
+    }
+    names = {name for name, value in read.items() if value is not None}
+    return faults | unread_by(names, given.samplers, given.pruners)
+
+
+def _recorded(folder: Path) -> tuple[str, TrialConfig, Shape]:
+    """Return the space, the base and the decoder's shape of a finished study."""
+    from trainables import designs
+
+    Recorded(folder)
+    kept = json.loads((folder / "study.json").read_text())
+    base = overlay(TrialConfig(), flatten(kept["base"]))
+    return kept["space"], base, designs.shape(base.backbone)
+
+
+def _steps(given: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "training.steps": 64 if given.steps is None else value(given.steps),
+        "training.report_every": 8 if given.report_every is None else value(given.report_every),
+    }
+
+
+def _arms(given: argparse.Namespace, space: str, base: TrialConfig) -> list[StudyConfig]:
+    """Return a study for each pair of a sampler and a pruner."""
+    faults = Faults()
+    eta = pruners.FACTOR if given.eta is None else value(given.eta)
+    found = [
+        faults.during(
+            partial(
+                StudyConfig,
+                name="simulated",
+                space=space,
+                base=base,
+                sampler=sampler,
+                pruner=pruner,
+                num_trials=value(given.trials),
+                num_startup=value(given.startup),
+                first_rung=value(given.first_rung),
+                factor=eta,
+            )
         )
         for sampler in given.samplers
         for pruner in given.pruners
     ]
-    return arms, workload, shape
+    faults.refuse()
+    return [arm for arm in found if arm is not None]
 
 
 def row(*cells: str) -> str:

@@ -7,7 +7,7 @@ another turn each time: what a search may draw and what a factorial holds cannot
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,14 +55,19 @@ def cells(
     With `factors`, only these vary, and every other parameter is as in the control, or the first
     of its choices where the control has none.
     """
-    found: list[Cell] = []
+    return list(each_cell(space, base, shape, factors))
+
+
+def each_cell(
+    space: Space, base: TrialConfig, shape: Shape, factors: Collection[str] = ()
+) -> Iterator[Cell]:
+    """Yield the cells of `cells`, for spaces that may have too many."""
     turns: list[int] | None = []
     while turns is not None:
         walk = _Walk(turns, factors)
         params = space(walk, base, shape)
-        found.append(Cell(levels=walk.levels, params=params))
+        yield Cell(levels=walk.levels, params=params)
         turns = _next(walk.asked)
-    return found
 
 
 def _next(asked: Sequence[tuple[str, int, int]]) -> list[int] | None:

@@ -21,7 +21,7 @@ import numpy as np
 import optuna
 
 from cluster.acts.confirm import Run, is_control, kept_runs
-from cluster.acts.tuning import best_settings, settings
+from cluster.acts.tuning import best_settings, settings, spans
 from cluster.preflight.forecast import Act
 from cluster.settings import StudyConfig
 from search_spaces.drawing import CONTROL, Overlay
@@ -64,7 +64,7 @@ def factorial(config: StudyConfig, shape: Shape) -> Factorial:
     Raises:
         ConfigError: If a factor is none of the space's, or the fraction has too many cells.
     """
-    base, given = config.base, (config.space, config.base, shape, config.factors)
+    given = (config.space, config.base, shape, config.factors)
     everything, control = _distinct(*given)
     size = _size(config, everything)
     check(_faults(config, shape, everything, size))
@@ -73,7 +73,7 @@ def factorial(config: StudyConfig, shape: Shape) -> Factorial:
     others = [everything[place].params for place in chosen if place != control]
     return Factorial(
         cells=(dict(CONTROL), *others),
-        settings=settings(base, config.tune, config.seed),
+        settings=settings(config),
         num_cells=len(everything),
         factors=factors_of(everything),
         fraction=part,
@@ -83,11 +83,7 @@ def factorial(config: StudyConfig, shape: Shape) -> Factorial:
 def _faults(
     config: StudyConfig, shape: Shape, everything: Sequence[Cell], size: int
 ) -> dict[str, str | None]:
-    known: tuple[str, ...] = ()
-    if config.factors:
-        whole, _ = _distinct(config.space, config.base, shape, ())
-        known = tuple(factors_of(whole))
-    faults = {f"factors.{n}": one_of(n, known) for n in config.factors if n not in known}
+    faults = _unknown_factors(config, shape)
     if size > len(everything):
         faults["fraction"] = (
             f"expected at most {len(everything)}, the cells of the space, got {size}; "
@@ -96,6 +92,23 @@ def _faults(
     if len(everything) < 2:
         faults["space"] = f"expected at least two cells, got {len(everything)}"
     return faults
+
+
+def check_factors(config: StudyConfig, shape: Shape) -> None:
+    """Refuse factors that the space does not have.
+
+    Raises:
+        ConfigError: With each of them, and the nearest that it has.
+    """
+    check(_unknown_factors(config, shape))
+
+
+def _unknown_factors(config: StudyConfig, shape: Shape) -> dict[str, str | None]:
+    if not config.factors:
+        return {}
+    whole, _ = _distinct(config.space, config.base, shape, ())
+    known = tuple(factors_of(whole))
+    return {f"factors.{n}": one_of(n, known) for n in config.factors if n not in known}
 
 
 def _size(config: StudyConfig, everything: Sequence[Cell]) -> int:
@@ -215,10 +228,11 @@ def describe(config: StudyConfig, made: Factorial) -> list[str]:
     else:
         lines = [f"all {made.num_cells} cells of {words}"]
     tuned = f"{len(made.settings)} settings tuned in each, then " if config.tune else ""
-    return [
-        *lines,
-        f"{tuned}{config.num_seeds} seeds of each, in {config.num_seeds} blocks by lot",
-    ]
+    lines.append(f"{tuned}{config.num_seeds} seeds of each, in {config.num_seeds} blocks by lot")
+    if config.tune:
+        reach = (f"{name} up to {span:g} times" for name, span in spans(config).items())
+        lines.append(f"tuned: {', '.join(reach)} either way")
+    return lines
 
 
 def _describe_fraction(part: Fraction) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,13 +67,14 @@ class Acts:
             assert source is not None
             self._log(f"search: {priors.warm_start(study, source, propose)}")
         priors.queue(study, (priors.CONTROL_KNOWN, *config.first), space, base, shape)
-        self._run("search", study, propose, config.num_trials, **rules(config))
+        drawings = partial(priors.drawings, space, base, shape)
+        self._run("search", study, propose, config.num_trials, drawings=drawings, **rules(config))
 
     def confirm(self) -> bool:
         """Train the best designs and the control again, with fresh seeds, if there are any."""
         config = self._config
         rows = [r for r in read_rows(self._folder / "results") if r["split"] == "choosing"]
-        if not confirm.finalists(rows, config.num_finalists):
+        if not confirm.finalists(rows, config.num_finalists, config.objectives):
             self._log("confirm: no design beside the control was finished")
             return False
         self._planned("confirm", confirm.kept_plan(config, rows, self._folder / "confirm"))
@@ -142,4 +144,11 @@ class Acts:
             run_trials(ledger, slots=self._slots, folder=folder)
         console.finish()
         if ledger.num_trials < size:
-            self._log(f"{act}: many draws found no design beside these {ledger.num_trials}")
+            self._log(f"{act}: {exhausted(self._config.space, ledger)}")
+
+
+def exhausted(space: str, ledger: Ledger) -> str:
+    """Return why a search has fewer trials than were asked for."""
+    if ledger.num_designs is None:
+        return f"many draws found no design beside these {ledger.num_trials}"
+    return f"all {ledger.num_designs} designs of {space} are done; there are no more to try"

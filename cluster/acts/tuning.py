@@ -10,38 +10,39 @@ import optuna
 from optuna.trial import TrialState
 from scipy.stats import qmc
 
+from cluster.settings import SPAN, TUNED, StudyConfig
 from search_spaces.drawing import Overlay
-from trainables.config import MAX_SCALE, TrialConfig
+from trainables.config import MAX_SCALE
+from trainables.overlay import as_dict, flatten
 
-TUNED = {  # how far from the base's own, as a factor either way
-    "training.learning_rate": 4.0,
-    "training.head_learning_rate": 4.0,
-    "objective.temperature": 3.0,
-}
 DIGITS = 3  # of a tuned value
 
 
-def settings(base: TrialConfig, count: int, seed: int) -> tuple[Overlay, ...]:
+def spans(config: StudyConfig) -> dict[str, float]:
+    """Return what is tuned, and how far from the base's own, as a factor either way."""
+    given = config.tuned if config.tuned is not None else TUNED
+    return {name: span or TUNED.get(name, SPAN) for name, span in given.items()}
+
+
+def settings(config: StudyConfig) -> tuple[Overlay, ...]:
     """Return the settings that every cell tries: the base's own, and others around it.
 
     The others are points of a scrambled Halton sequence (Owen, arXiv 1706.02808) in the logarithm
     of each: spread out, the same for all cells, and the first of more are the same.
     """
-    given = {
-        "training.learning_rate": base.training.learning_rate,
-        "training.head_learning_rate": base.training.head_learning_rate,
-        "objective.temperature": base.objective.temperature,
-    }
-    if count == 0:
+    if config.tune == 0:
         return ({},)
-    points = qmc.Halton(len(TUNED), scramble=True, rng=seed).random(count - 1)
+    reach, usual = spans(config), flatten(as_dict(config.base))
+    given = {name: usual[name] for name in reach}
+    points = qmc.Halton(len(reach), scramble=True, rng=config.seed).random(config.tune - 1)
     found = [given]
     for point in points:
-        pairs = zip(TUNED.items(), point, strict=True)
+        pairs = zip(reach.items(), point, strict=True)
         found.append({n: _rounded(given[n] * span ** (2 * u - 1)) for (n, span), u in pairs})
-    if base.objective.learned_temperature:
+    temperature = "objective.temperature"
+    if config.base.objective.learned_temperature and temperature in reach:
         for setting in found:
-            setting["objective.temperature"] = max(setting["objective.temperature"], 1 / MAX_SCALE)
+            setting[temperature] = max(setting[temperature], 1 / MAX_SCALE)
     return tuple(found)
 
 

@@ -107,12 +107,12 @@ def slots(base: TrialConfig, limit: int | None, gpus_per_worker: float | None = 
     """
     found = fit(alive(), base.engine.num_workers, limit, gpus_per_worker)
     if 0 < found.gpu < 1:
-        found = replace(found, gpu_bytes=_gpu_bytes())
+        found = replace(found, gpu_bytes=gpu_bytes())
         check_memory(found, _needed_bytes(overlay(base, CONTROL)))
     return found
 
 
-def _gpu_bytes() -> int:
+def gpu_bytes() -> int:
     """Return the memory of the cluster's smallest GPU."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy

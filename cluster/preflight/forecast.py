@@ -1,8 +1,9 @@
 """What a study will take: trials, memory, time, disk; and when it will have ended.
 
 Some designs of the space are built without memory for them and counted; the rest is arithmetic
-with this machine's own pace of matrix products, measured now. Training's texts are taken to be as
-long as they may be, and no trial to be stopped early, so a study mostly ends sooner.
+with this machine's own pace of matrix products, measured now. Training's texts are counted in some
+steps, and no trial is taken to be stopped early, so a study mostly ends sooner. Memory is that of
+texts as long as they may be.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from statistics import fmean
 
 from cluster.acts import confirm
 from cluster.observers.tracking import tracking_uri
-from cluster.preflight.surroundings import Node, Place, free_bytes, nodes, placed
+from cluster.preflight.folders import free_bytes
+from cluster.preflight.surroundings import Node, Place, nodes, placed
 from cluster.settings import StudyConfig
 from search_spaces.drawing import CONTROL, Overlay
 from trainables.config import EMBEDDED_TASKS, Split, TrialConfig
@@ -70,6 +72,7 @@ class Forecast:
     disk_bytes: float
     free_bytes: int
     uncounted: tuple[str, ...]  # tasks whose texts nobody has counted
+    filled: float = 1.0  # the part of the tokens that they may have, which training texts have
 
     @property
     def gpus_each(self) -> float:
@@ -88,21 +91,27 @@ class Forecast:
 
 
 def forecast(
-    config: StudyConfig, acts: Sequence[Act], drawn: Sequence[Overlay], shape: Shape, place: Place
+    config: StudyConfig,
+    acts: Sequence[Act],
+    drawn: Sequence[Overlay],
+    shape: Shape,
+    place: Place,
+    filled: float = 1.0,
 ) -> Forecast:
     """Return what a study of designs such as those drawn will take.
 
     Raises:
         ConfigError: If no cluster answers, or it cannot place a single trial.
     """
-    machines = nodes(place.address)
+    machines = nodes(place.address, place.shares_gpus)
     workers = config.base.engine.num_workers
     at_once, threads = placed(machines, workers, place)
     rate = matrix_rate(config.base.engine.precision)
     demands = tuple(_demand(config.base, params, rate) for params in _some(drawn, shape))
     on_gpus = any(node.gpus for node in machines)
     slowness = 1.0 if on_gpus else num_threads() / threads  # a worker's, against the rate
-    found = [_act_seconds(act, demands, rate, slowness, at_once) for act in acts]
+    training = filled * fmean(_training_seconds(demand, rate) for demand in demands)
+    found = [_act_seconds(act, demands, rate, slowness, at_once, training) for act in acts]
     tasks = config.base.evaluation.tasks
     return Forecast(
         acts=tuple(acts),
@@ -116,6 +125,7 @@ def forecast(
         disk_bytes=_disk_bytes(acts, demands, at_once, place),
         free_bytes=free_bytes(place.outputs),
         uncounted=tuple(task for task in tasks if task not in EMBEDDED_TASKS),
+        filled=filled,
     )
 
 
@@ -153,13 +163,15 @@ def _demand(base: TrialConfig, params: Overlay, rate: float) -> Demand:
 
 
 def _act_seconds(
-    act: Act, demands: Sequence[Demand], rate: float, slowness: float, at_once: int
+    act: Act,
+    demands: Sequence[Demand],
+    rate: float,
+    slowness: float,
+    at_once: int,
+    training: float,
 ) -> float:
     """Return the time of an act: each trial trains and is scored, so many at once."""
     scoring = fmean(_scoring_seconds(demand, act.split, rate) for demand in demands)
-    training = fmean(
-        demand.needed.seconds + _adaptation_seconds(demand, rate) for demand in demands
-    )
     trials = act.num_trials
     work = trials * scoring + act.num_trained * training
     return STARTUP_S + (work * slowness + trials * TRIAL_S) / min(at_once, max(trials, 1))
@@ -174,6 +186,11 @@ def _scoring_seconds(demand: Demand, split: Split, rate: float) -> float:
     texts = (text for task in known for text in scored_texts(task, split))
     tokens = sum(min(len(text) / CHARACTERS + 1, evaluation.max_tokens) for text in texts)
     return tokens * demand.cost.flops_per_token / (EFFICIENCY * rate)
+
+
+def _training_seconds(demand: Demand, rate: float) -> float:
+    """Return the time of the trainings of a trial whose texts are as long as they may be."""
+    return demand.needed.seconds + _adaptation_seconds(demand, rate)
 
 
 def _adaptation_seconds(demand: Demand, rate: float) -> float:

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from textwrap import wrap
 
+from cluster.dispatch.slots import Slots, check_memory
 from cluster.preflight.forecast import Forecast
 from cluster.settings import StudyConfig
+from trainables.config import ConfigError
 from trainables.estimate import estimate
 from trainables.identity import digest, label
 from trainables.overlay import overlay
@@ -38,6 +40,19 @@ def resource_faults(made: Forecast) -> list[str]:
             "another --outputs"
         )
     return faults
+
+
+def share_faults(made: Forecast) -> list[str]:
+    """Return whether the control does not fit in the share of a GPU that a worker is given."""
+    known = [node.memory_bytes for node in made.nodes if node.gpus and node.memory_bytes]
+    if not known or not made.place.shares_gpus:
+        return []
+    slots = Slots(num_workers=1, threads=made.threads, gpu=made.gpus_each, gpu_bytes=min(known))
+    try:
+        check_memory(slots, made.demands[0].needed.total_bytes)
+    except ConfigError as error:
+        return str(error).splitlines()
+    return []
 
 
 def warnings(made: Forecast) -> list[str]:
@@ -79,7 +94,7 @@ def lines(made: Forecast, plan: Sequence[str]) -> list[str]:
         ("disk", f"{made.disk_bytes / GB:.1f} GB, of {made.free_bytes / GB:.0f} GB free"),
         ("end", _end(made.seconds)),
         ("", f"at this machine's pace of {made.rate / GB:.0f} GFLOP/s in {precision}"),
-        ("", "training texts as long as they may be; what early stopping saves is not counted"),
+        ("", f"{_filled(made.filled)}; what early stopping saves is not counted"),
     ]
     if made.uncounted:
         rows.append(("", f"nor is the scoring of {', '.join(made.uncounted)}"))
@@ -120,6 +135,16 @@ def _memory(made: Forecast) -> str:
     known = [node.memory_bytes / GB for node in made.nodes if node.memory_bytes is not None]
     there = f", of {min(known):.1f} GB on a node" if known else ""
     return f"{_range(needed)} GB a worker{there}; most: {label(made.largest.config)}"
+
+
+def _filled(part: float) -> str:
+    """Return how long training texts are taken to be.
+
+    >>> _filled(1.0), _filled(0.256)
+    ('training texts as long as they may be', 'training texts 26% as long as they may be')
+    """
+    share = "" if part > 0.995 else f" {part:.0%}"
+    return f"training texts{share} as long as they may be"
 
 
 def _plural(word: str, count: float) -> str:

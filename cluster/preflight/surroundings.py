@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,12 +11,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from cluster.dispatch.slots import fit
-from cluster.dispatch.tune import ray_cluster
+from cluster.dispatch.tune import gpu_bytes, ray_cluster
+from cluster.preflight import storages
+from cluster.preflight.storages import PORTS, server_fault, sqlite_fault
 from trainables.faults import check
 
-TIMEOUT_S = 3  # for a server's answer
-PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433, "redis": 6379}
-SQLITE = b"SQLite format 3\0"  # what such a file begins with
 LOCAL_STORES = "MLFLOW_ALLOW_FILE_STORE"  # MLflow's own word for plain folders
 
 
@@ -32,6 +29,11 @@ class Place:
     gpus_per_worker: float | None = None  # a share of one; None: a whole one where there are any
     confirm_under: str = "tune"  # one of `slots.CONFIRM_UNDER`
 
+    @property
+    def shares_gpus(self) -> bool:
+        """Whether several workers are to share a GPU."""
+        return self.gpus_per_worker is not None and self.gpus_per_worker < 1
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Node:
@@ -43,8 +45,8 @@ class Node:
 
 
 @lru_cache(maxsize=4)  # connecting takes seconds
-def nodes(address: str | None) -> tuple[Node, ...]:
-    """Return the machines of a cluster, or this one.
+def nodes(address: str | None, looks: bool = False) -> tuple[Node, ...]:
+    """Return the machines of a cluster, or this one; whoever `looks` sees its GPUs' memory.
 
     Raises:
         ConfigError: If no cluster answers at `address`.
@@ -59,11 +61,12 @@ def nodes(address: str | None) -> tuple[Node, ...]:
         import ray
 
         found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        shared = gpu_bytes() if looks and any(has.get("GPU") for has in found) else None
     return tuple(
         Node(
             cpus=int(has.get("CPU", 0)),
             gpus=int(has.get("GPU", 0)),
-            memory_bytes=None if has.get("GPU") else has.get("memory"),
+            memory_bytes=shared if has.get("GPU") else has.get("memory"),
         )
         for has in found
     )
@@ -90,26 +93,6 @@ def _address_fault(address: str) -> str | None:
     return f"expected a Ray cluster that answers, got {fault}; {remedy}" if fault else None
 
 
-def folder_fault(folder: Path) -> str | None:
-    """Return why files cannot be made in a folder, which need not be there yet."""
-    nearest = existing(folder)
-    if not nearest.is_dir():
-        return f"expected a folder, got a file at {nearest}"
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        return f"expected a folder that you may write in, got {nearest}; give another one"
-    return None
-
-
-def existing(path: Path) -> Path:
-    """Return the nearest part of a path that exists."""
-    return next(part for part in (path, *path.parents) if part.exists())
-
-
-def free_bytes(folder: Path) -> int:
-    """Return what is free on the disk that holds, or will hold, a folder."""
-    return shutil.disk_usage(existing(folder)).free
-
-
 def tracking_fault(uri: str) -> str | None:
     """Return why MLflow cannot be reached at a URI; nothing is made there."""
     remedy = "start it, or unset MLFLOW_TRACKING_URI to use a file in the outputs folder"
@@ -128,46 +111,7 @@ def tracking_fault(uri: str) -> str | None:
         return None
     if fault is None:
         return None
-    return f"expected a server that answers within {TIMEOUT_S} s, got {fault}; {remedy}"
-
-
-def sqlite_fault(uri: str) -> str | None:
-    """Return why a SQLite file cannot be used; it need not be there yet."""
-    file = Path(urlsplit(uri).path.removeprefix("/") or "/")
-    if file.is_dir():
-        return f"expected a file, got the folder {file}"
-    if file.exists():
-        with file.open("rb") as begun:
-            start = begun.read(len(SQLITE))
-        if start and start != SQLITE:
-            return f"expected an SQLite file, got another kind of file at {file}"
-        return None if os.access(file, os.W_OK) else f"expected to be allowed to write {file}"
-    return folder_fault(file.absolute().parent)
-
-
-def storage_fault(url: str) -> str | None:
-    """Return why the database of a study's trials cannot be reached; nothing is made there."""
-    scheme = urlsplit(url).scheme.partition("+")[0]
-    if scheme == "sqlite":
-        return sqlite_fault(url)
-    fault = server_fault(url) if scheme in PORTS else None
-    remedy = "start it, or leave --storage out to keep the trials in the study's folder"
-    if fault is None:
-        return None
-    return f"expected a server that answers within {TIMEOUT_S} s, got {fault}; {remedy}"
-
-
-def server_fault(url: str) -> str | None:
-    """Return why the server of a database's URL cannot be reached."""
-    parts = urlsplit(url)
-    port = parts.port or PORTS.get(parts.scheme.partition("+")[0])
-    if not parts.hostname or not port:
-        return f"no host and port in {parts.scheme}://…"
-    try:
-        with socket.create_connection((parts.hostname, port), timeout=TIMEOUT_S):
-            return None
-    except OSError as error:
-        return f"{type(error).__name__} from {parts.hostname}:{port}"
+    return f"expected a server that answers within {storages.TIMEOUT_S} s, got {fault}; {remedy}"
 
 
 def _mlflow_fault(uri: str) -> str | None:
@@ -187,7 +131,7 @@ def _mlflow_fault(uri: str) -> str | None:
 def _impatient() -> Iterator[None]:
     """Let MLflow wait a few seconds and try once; it would try for minutes."""
     given = {
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(TIMEOUT_S),
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(storages.TIMEOUT_S),
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     }
     before = {name: os.environ.get(name) for name in given}

@@ -17,7 +17,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from cluster.study.asking import Asking
+from cluster.study.asking import Asking, Drawings
 from cluster.study.mirror import PAUSED, STOPPED, mirrored
 from cluster.study.pruners import Halving
 from cluster.study.trials import Assignment, Ending, Observer, Proposal, Status, mean_score
@@ -48,14 +48,16 @@ class Ledger:
         halving: Halving | None = None,
         objectives: Sequence[str] = ("score",),
         link: Callable[[str], Mapping[str, str]] | None = None,
+        drawings: Drawings | None = None,
     ) -> None:
         """Open the ledger; trials that were left running are set aside to be continued.
 
         With `halving` weak trials are paused, else the study's pruner stops them. `objectives` are
-        the score and names of the outcome's cost; `link` says where a trial of a name is shown.
+        the score and names of the outcome's cost; `link` says where a trial of a name is shown;
+        `drawings` are gone through when the sampler finds no new design.
         """
         self._study, self._mirror = mirrored(study)
-        self._asking = Asking(self._study, self._mirror, propose)
+        self._asking = Asking(self._study, self._mirror, propose, drawings)
         self.num_trials = num_trials
         self._folder = folder
         self._observers = list(observers)
@@ -98,6 +100,11 @@ class Ledger:
         """Whether no trial runs or will."""
         waiting = self._interrupted or self._halted or self._paused or self._live
         return not waiting and self._num_kept >= self.num_trials
+
+    @property
+    def num_designs(self) -> int | None:
+        """How many designs the space has, if it was seen to have no more."""
+        return self._asking.num_designs
 
     def add_observer(self, observer: Observer) -> None:
         """Tell `observer` too from now on."""

@@ -9,6 +9,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from cluster.settings import SCORE, StudyConfig
+from cluster.study import pruners, samplers
 from cluster.study.pruners import Halving, make_pruner, rungs
 from cluster.study.samplers import Reseeded
 from trainables.config import ConfigError
@@ -24,12 +25,15 @@ def open_study(config: StudyConfig, storage: BaseStorage) -> optuna.Study:
         storage=storage,
         load_if_exists=True,
         directions=["maximize" if name == SCORE else "minimize" for name in config.objectives],
-        sampler=Reseeded(config.sampler, config.seed, startup=config.num_startup),
+        sampler=Reseeded(
+            config.sampler, config.seed, startup=config.num_startup or samplers.STARTUP
+        ),
         pruner=make_pruner(
             config.pruner,
             first=config.first_rung or training.report_every,
             factor=config.factor,
             steps=training.steps,
+            startup=config.num_startup or pruners.STARTUP,
         ),
     )
     if config.pruner == "hyperband":  # makes its brackets when it is first asked, not before

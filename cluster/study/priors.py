@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +21,7 @@ from cluster.study.mirror import UNSEEN
 from cluster.study.storage import hidden, open_storage
 from cluster.study.trials import Proposal
 from search_spaces.drawing import CONTROL, Overlay, Space
+from search_spaces.factorial import each_cell
 from search_spaces.literature import CONTROL_PRESET, PRESETS, literature
 from trainables.config import ConfigError, TrialConfig
 from trainables.faults import check
@@ -27,6 +29,7 @@ from trainables.identity import design_digest, digest
 from trainables.overlay import as_dict, flatten, overlay
 from trainables.shape import Shape
 
+MOST = 50_000  # designs of a space that are counted out
 DESIGN, PLACE, WARM = "design", "first", "warm_start"  # user attributes
 Known = str | Mapping[str, Any]  # a preset's name, or dotted names and values
 CONTROL_KNOWN: Known = CONTROL | {"preset": CONTROL_PRESET}
@@ -116,6 +119,16 @@ def proposer(space: Space, base: TrialConfig, shape: Shape) -> Callable[[optuna.
         return Proposal(config=config, params=params, role=role, unseen=unseen)
 
     return propose
+
+
+def drawings(space: Space, base: TrialConfig, shape: Shape) -> list[dict[str, Any]] | None:
+    """Return what a space asks for in each of its designs; None if it has more than `MOST`."""
+    found: list[dict[str, Any]] = []
+    for cell in islice(each_cell(space, base, shape), MOST + 1):
+        follower = Follower(cell.levels)
+        space(follower, base, shape)
+        found.append(follower.drawn)
+    return found if len(found) <= MOST else None
 
 
 def open_source(given: str, outputs: Path) -> optuna.Study:

@@ -18,7 +18,10 @@ HELP = (
     "in the best 1/ETA of its rung and goes on with it when it comes to be; the others stop for "
     "good. wilcoxon takes the steps for paired samples rather than for a curve"
 )
-NAMES = ("percentile", "median", "halving", "hyperband", "wilcoxon", "none")
+NONE = "none"
+NAMES = ("percentile", "median", "halving", "hyperband", "wilcoxon", NONE)
+WITH_STARTUP, STARTUP = ("percentile", "median"), 3  # trials that end before one is stopped
+WITH_RUNGS, FACTOR = ("halving", "hyperband"), 3  # eta
 
 
 def rungs(first: int, factor: int, steps: int, every: int = 1) -> tuple[int, ...]:
@@ -35,7 +38,12 @@ def rungs(first: int, factor: int, steps: int, every: int = 1) -> tuple[int, ...
 
 
 def make_pruner(
-    name: str, *, first: int = 1, factor: int = 3, steps: int = 1, startup: int = 3
+    name: str,
+    *,
+    first: int = 1,
+    factor: int = FACTOR,
+    steps: int = 1,
+    startup: int = STARTUP,
 ) -> BasePruner:
     """Return the pruner: `startup` trials end before percentile and median stop any.
 

@@ -67,6 +67,7 @@ SAMPLERS: dict[str, Maker] = {
 }
 NUMBERS_ONLY = ("cma_es", "qmc")  # they leave choices to random draws
 ONE_OBJECTIVE = ("cma_es",)
+WITH_STARTUP, STARTUP = ("tpe", "gp", "cma_es"), 6  # trials that end before they model any
 HELP = (
     "who proposes: tpe, gp, nsga2, nsga3, cma_es, qmc or random (default: tpe). As Optuna has it, "
     "gp, nsga2 and nsga3 model the parameters that all designs have and draw the others at "
@@ -165,6 +166,24 @@ class Near(OneByOne):
             return distribution._contains(distribution.to_internal_repr(value))
         except ValueError:
             return False
+
+
+class Following(OneByOne):
+    """Draws one given design."""
+
+    def __init__(self, params: Mapping[str, Any]) -> None:
+        """Draw `params`."""
+        self._params = params
+
+    def sample_independent(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """Return the design's own value."""
+        return self._params[param_name]
 
 
 def trial_seed(seed: int, number: int | str) -> int:

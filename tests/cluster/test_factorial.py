@@ -13,8 +13,8 @@ from optuna.storages.journal import JournalFileBackend
 from cluster.acts import factorial as factorials
 from cluster.acts.confirm import Proposer, Run, trial_config
 from cluster.acts.factorial import cell_runs, factorial, tuning_runs
-from cluster.acts.tuning import TUNED, best_settings, settings
-from cluster.settings import StudyConfig
+from cluster.acts.tuning import best_settings, settings
+from cluster.settings import TUNED, StudyConfig
 from cluster.study.ledger import Ledger
 from cluster.study.trials import Assignment
 from search_spaces.drawing import CONTROL
@@ -116,25 +116,25 @@ def test_what_cannot_be_had_is_refused_together() -> None:
 
 
 def test_settings_are_the_bases_own_and_others_spread_around_it() -> None:
-    found = settings(BASE, 5, seed=0)
+    found = settings(study_of(tune=5))
     assert found[0] == {
         RATE: BASE.training.learning_rate,
         "training.head_learning_rate": BASE.training.head_learning_rate,
         TEMPERATURE: BASE.objective.temperature,
     }
-    assert settings(BASE, 3, seed=0) == found[:3]
+    assert settings(study_of(tune=3)) == found[:3]
     for name, span in TUNED.items():
         values = [setting[name] / found[0][name] for setting in found]
         assert all(1 / span * 0.99 <= value <= span * 1.01 for value in values)
         assert min(values) < 1 < max(values)
         assert len(set(values)) == 5
-    assert settings(BASE, 0, seed=0) == ({},)
+    assert settings(study_of()) == ({},)
 
 
 def test_a_learned_temperature_starts_within_its_limit() -> None:
     learned = {"objective.learned_temperature": True, TEMPERATURE: 0.012}
     base = overlay(BASE, learned)
-    for setting in settings(base, 8, seed=0):
+    for setting in settings(study_of(tune=8, base=base)):
         overlay(base, setting)
 
 
@@ -236,7 +236,11 @@ def test_the_plan_is_told_in_a_few_lines() -> None:
     assert factorials.describe(study_of(), factorial(study_of(), SHAPE))[0] == (
         "all 12 cells of attention.key_value_heads (3), pooling.token_scope (4)"
     )
-    assert lines[-1] == "4 settings tuned in each, then 3 seeds of each, in 3 blocks by lot"
+    assert lines[-2:] == [
+        "4 settings tuned in each, then 3 seeds of each, in 3 blocks by lot",
+        "tuned: training.learning_rate up to 4 times, training.head_learning_rate up to 4 times, "
+        "objective.temperature up to 3 times either way",
+    ]
 
 
 def test_a_word_for_what_is_to_be_told_is_a_size() -> None:

@@ -47,7 +47,7 @@ def steady(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forecasts, "matrix_rate", lambda precision: RATE)
     monkeypatch.setattr(forecasts, "num_threads", lambda: 2)
     machine = (Node(cpus=2, gpus=0, memory_bytes=4e9),)
-    monkeypatch.setattr(forecasts, "nodes", lambda address: machine)
+    monkeypatch.setattr(forecasts, "nodes", lambda address, looks: machine)
 
 
 def made_of(base: TrialConfig, tmp_path: Path, **changes: Any) -> Forecast:

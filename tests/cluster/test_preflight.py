@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from transformers import GPT2Config, LlamaConfig, Phi3Config, PreTrainedConfig
 
-from cluster.preflight.checks import check_space, parameters, telling
+from cluster.preflight.designs import check_space, parameters, telling
 from search_spaces.drawing import CONTROL, Overlay, Space, Trial
 from search_spaces.spaces import SPACES
 from trainables.config import ConfigError, TrialConfig

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import optuna
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import FixedTrial, TrialState
 
 from cluster.settings import StudyConfig, write_once
-from cluster.simulate import quiet
-from cluster.study import priors
+from cluster.simulate import open_ledger, quiet
+from cluster.study import asking, priors
 from cluster.study.ledger import Ledger
 from cluster.study.opening import open_study
 from cluster.study.storage import journal
@@ -153,6 +153,44 @@ def test_trials_that_the_space_does_not_have_stay_away(tmp_path: Path) -> None:
     propose = priors.proposer(SPACES["literature"], BASE, EMBEDDED)
     assert priors.warm_start(study, source, propose) == "0 of the 6 trials of s-search are known"
     assert study.trials == []
+
+
+def exhausted_search(folder: Path, restart_after: int) -> list[str]:
+    """Ask for more designs than the literature has; go on in a new ledger after some."""
+    folder.mkdir()
+    config = StudyConfig(name="s", space="literature", num_trials=50, base=BASE)
+    keys: list[str] = []
+    while True:
+        study = open_study(config, journal(folder))
+        ledger = open_ledger(config, study._storage, folder, EMBEDDED)
+        for _ in range(restart_after):
+            trial = ledger.next_trial()
+            if trial is None:
+                assert ledger.is_done
+                assert ledger.num_designs in (None, 9)
+                return keys
+            keys.append(digest(trial.config))
+            ledger.complete(trial.number, outcome(a=0.1 * len(keys)))
+
+
+def test_a_space_is_gone_through_to_its_last_design(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking, "MAX_REPEATS", 1)  # so that draws soon find nothing new
+    keys = exhausted_search(tmp_path / "a", restart_after=99)
+    assert len(keys) == len(set(keys)) == 9
+    assert exhausted_search(tmp_path / "b", restart_after=2) == keys
+
+
+def test_a_large_space_is_not_counted_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = priors.drawings(SPACES["attention"], BASE, EMBEDDED)
+    assert drawn is not None
+    assert len(drawn) == 1251
+    propose = priors.proposer(SPACES["attention"], BASE, EMBEDDED)
+    some = drawn[::100]
+    assert len({digest(propose(FixedTrial(dict(each))).config) for each in some}) == len(some)  # type: ignore[arg-type]
+    monkeypatch.setattr(priors, "MOST", 1250)
+    assert priors.drawings(SPACES["attention"], BASE, EMBEDDED) is None
 
 
 def test_a_source_is_found_by_name_folder_or_database(tmp_path: Path) -> None:

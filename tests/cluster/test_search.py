@@ -21,7 +21,8 @@ from mlflow import MlflowClient
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from cluster.command_line import mix, parser, settings
+from cluster.arguments import mix, settings
+from cluster.command_line import parser
 from cluster.search import main
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -251,17 +252,17 @@ def test_all_faults_come_in_one_message_before_anything_starts(
     message = capsys.readouterr().err
     assert code == 2
     spaces = "'attention', 'pooling', 'joint', 'literature'"
-    assert f"space: expected one of {spaces}, got 'both'" in message
-    assert "num_trials: expected at least 1, got -3" in message
+    assert f"--space: expected one of {spaces}, got 'both'" in message
+    assert "--trials: expected at least 1, got -3" in message
     assert "poling.head: not a parameter; did you mean 'pooling.head'?" in message
     assert "training.batch_size: expected at least 2, got -1" in message
-    assert "backbone.model: expected 'smollm2-135m', a model folder or" in message
-    assert "evaluation.tasks: " in message
+    assert "--model (backbone.model): expected 'smollm2-135m', a model folder or" in message
+    assert "--tasks (evaluation.tasks): " in message
     assert "evaluation.split: the search takes the choosing half" in message
-    assert "training.data.0.name: expected a file, got 'pairs.jsonl'" in message
+    assert "--train-data (training.data.0.name): expected a file, got 'pairs.jsonl'" in message
     assert "pooling.ffn_size: expected at least 1, got 0" in message
-    assert "at-once: expected at least 1, got -1" in message
-    assert "confirm-under: expected one of 'tune', 'train', got 'trian' (did you mean" in message
+    assert "--at-once: expected at least 1, got -1" in message
+    assert "--confirm-under: expected one of 'tune', 'train', got 'trian' (did you mean" in message
     assert not list(tmp_path.iterdir())
 
 
@@ -288,15 +289,17 @@ def test_a_mix_is_given_by_names_or_by_a_file(
     ("given", "expected"),
     [
         (["a.jsonl=0", "b.jsonl=x"], [
-            "training.data.0.weight: expected more than 0, got 0",
-            "training.data.1.weight: expected a number, got 'x'",
+            "--train-data (training.data.0.weight): expected more than 0, got 0",
+            "--train-data (training.data.1.weight): expected a number, got 'x'",
         ]),
-        (["mix.json"], ["training.data.0.wieght: not a parameter; did you mean 'weight'?"]),
+        (["mix.json"], [
+            "--train-data (training.data.0.wieght): not a parameter; did you mean 'weight'?"
+        ]),
         (
             ["no.json"],
             [
-                "training.data: expected a list of data sets, got \"no.json: [Errno 2] No such "
-                "file or directory: 'no.json'\""
+                "--train-data (training.data): expected a list of data sets, got \"no.json: "
+                "[Errno 2] No such file or directory: 'no.json'\""
             ],
         ),
     ],
@@ -347,7 +350,9 @@ def test_too_many_layers_are_refused(
         *("--tasks", "NFCorpus", "--outputs", str(tmp_path)),
     ]
     assert main(arguments) == 2
-    expected = f"backbone.num_layers: expected at most 3, the layers of {tiny_model}, got 9"
+    expected = (
+        f"--layers (backbone.num_layers): expected at most 3, the layers of {tiny_model}, got 9"
+    )
     assert expected in capsys.readouterr().err
 
 
@@ -366,18 +371,18 @@ def test_what_the_space_varies_is_not_the_users_to_fix(
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        (None, "deepspeed: expected a file, got '{file}'"),
-        ("{", "engine.deepspeed: expected a JSON object, got '{{'"),
+        (None, "--deepspeed: expected a file, got '{file}'"),
+        ("{", "--deepspeed (engine.deepspeed): expected a JSON object, got '{{'"),
         (
             '{"optimizer": {}, "dump_state": true}',
-            "engine.deepspeed: expected only settings that no field makes, got optimizer (set "
-            "training.learning_rate and training.weight_decay)",
+            "--deepspeed (engine.deepspeed): expected only settings that no field makes, got "
+            "optimizer (set training.learning_rate and training.weight_decay)",
         ),
         (
             '{"zero_optimization": {"reduce_bucket": 5, "allgather_bucket_size": -1}}',
-            "engine.deepspeed: expected settings that DeepSpeed takes, got zero_optimization."
-            "allgather_bucket_size (Input should be greater than or equal to 0), "
-            "zero_optimization.reduce_bucket (Extra inputs are not permitted)",
+            "--deepspeed (engine.deepspeed): expected settings that DeepSpeed takes, got "
+            "zero_optimization.allgather_bucket_size (Input should be greater than or equal "
+            "to 0), zero_optimization.reduce_bucket (Extra inputs are not permitted)",
         ),
     ],
 )
@@ -429,13 +434,13 @@ def test_faults_of_the_surroundings_stand_with_those_of_the_settings(
     assert main(arguments) == 2
     lines = capsys.readouterr().err.splitlines()
     assert sorted(line.partition(":")[0] for line in lines) == [
+        "--address",
+        "--fraction",
+        "--layers (backbone.num_layers)",
+        "--tasks (evaluation.tasks)",
+        "--trials",
+        "--tune",
         "MLFLOW_TRACKING_URI",
-        "address",
-        "backbone.num_layers",
-        "evaluation.tasks",
-        "fraction",
-        "num_trials",
-        "tune",
     ]
     assert not list(tmp_path.iterdir())
 
@@ -474,7 +479,7 @@ def test_what_only_a_factorial_reads_is_refused_without_it(
     ]
     assert main(arguments) == 2
     reason = "expected with mode 'factorial' only; add --mode factorial, or leave it out"
-    assert capsys.readouterr().err.splitlines() == [f"fraction: {reason}", f"tune: {reason}"]
+    assert capsys.readouterr().err.splitlines() == [f"--fraction: {reason}", f"--tune: {reason}"]
 
 
 def test_a_known_design_that_cannot_be_built_is_refused(
@@ -488,10 +493,12 @@ def test_a_known_design_that_cannot_be_built_is_refused(
     file.write_text('{"pooling.layers": "last_9", "pooling.head": "scalar_mix"}')
     assert main([*arguments, "--first", "llm2vec", str(file), "--warm-start", "none"]) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert [line.partition(": ")[0] for line in lines] == ["first.1.pooling.layers"]
-    assert main([*arguments, "--warm-start", "none"]) == 2
-    expected = "warm-start: expected a study's folder, a name in the outputs folder, or a database"
-    assert capsys.readouterr().err.startswith(expected)
+    assert [line.partition(": ")[0] for line in lines] == [
+        "--first (first.1.pooling.layers)",
+        "--warm-start",
+    ]
+    expected = ": expected a study's folder, a name in the outputs folder, or a database"
+    assert expected in lines[1]
     assert not (tmp_path / "out").exists()
 
 

@@ -155,16 +155,39 @@ def test_the_program_prints_a_row_for_each_pair(capsys: pytest.CaptureFixture[st
 def test_all_faults_of_the_command_come_together(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    assert main(["--space", "atention", "--workers", "0", "--seeds", "0"]) == 2
+    wrong = [
+        *("--space", "atention", "--workers", "0", "--seeds", "x", "--samplers", "tpee", "random"),
+        *("--pruners", "halvng", "--steps", "-1", "--eta", "1", "--startup", "q", "--trails", "5"),
+    ]
+    assert main(wrong) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert [line.partition(":")[0] for line in lines] == ["workers", "seeds", "space"]
+    assert [line.partition(":")[0] for line in lines] == [
+        "--trails",
+        "--workers",
+        "--seeds",
+        "--steps (training.steps)",
+        "--space",
+        "--samplers",
+        "--startup",
+        "--pruners",
+        "--eta",
+    ]
+    assert lines[0] == "--trails: no such option; did you mean --trials?"
+    unread = ["--samplers", "random", "--pruners", "none", "--startup", "3", "--first-rung", "2"]
+    assert main(unread) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "--first-rung: expected with pruner halving or hyperband only, got none; leave it out",
+        "--startup: expected with sampler tpe, gp, cma_es or pruner percentile, median only, got "
+        "random and none; leave it out",
+    ]
     assert main(["--recorded", str(tmp_path), "--steps", "8"]) == 2
-    expected = "steps: the recorded study has its own; leave it out"
-    assert capsys.readouterr().err.splitlines() == [expected]
+    both = capsys.readouterr().err.splitlines()
+    assert both[0] == "--steps: the recorded study has its own; leave it out"
+    assert both[1].startswith("--recorded: expected a finished search's folder")
     assert main(["--recorded", str(tmp_path)]) == 2
-    assert "recorded: expected a finished search's folder" in capsys.readouterr().err
+    assert "--recorded: expected a finished search's folder" in capsys.readouterr().err
     assert main(["--samplers", "tpee"]) == 2
-    assert "sampler: expected one of" in capsys.readouterr().err
+    assert "--samplers: expected one of" in capsys.readouterr().err
 
 
 def test_the_interval_covers_the_median_as_often_as_it_says() -> None:

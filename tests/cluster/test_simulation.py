@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from optuna.storages import BaseStorage
 from optuna.storages.journal import BaseJournalBackend
 
 from cluster.settings import StudyConfig
@@ -16,7 +17,8 @@ from cluster.simulate import open_ledger, quiet
 from cluster.simulation.virtual import Event, Simulation
 from cluster.simulation.workloads import Formula, uniform
 from cluster.study.opening import open_study
-from cluster.study.storage import Journal
+from cluster.study.storage import Journal, open_storage
+from cluster.study.trials import Assignment, Ending
 from search_spaces.spaces import SPACES
 from trainables.config import TrialConfig
 from trainables.overlay import flatten, overlay
@@ -77,7 +79,7 @@ def setting(**changes: Any) -> StudyConfig:
     return dataclasses.replace(usual, factor=2, **changes)
 
 
-def decisions(storage: Journal, config: StudyConfig) -> list[Any]:
+def decisions(storage: BaseStorage, config: StudyConfig) -> list[Any]:
     """Return all that a search has decided, as the storage has it."""
     trials = open_study(config, storage).get_trials(deepcopy=False)
     assert not [t for t in trials if not t.state.is_finished()]
@@ -131,3 +133,49 @@ def test_a_search_killed_at_any_write_ends_as_if_it_had_not_been(
         assert backend.kill_at is None
         assert decisions(Journal(backend), config) == expected, kill_at
         assert (world.seconds, world.steps) == (undisturbed.seconds, undisturbed.steps)
+
+
+class Mortal:
+    """An observer of whose driver nothing is left after so many events."""
+
+    def __init__(self, events: int) -> None:
+        self.left = events
+
+    def _hear(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise Killed
+
+    def started(self, trial: Assignment) -> None:
+        self._hear()
+
+    def reported(self, trial: Assignment, report: dict[str, float]) -> None:
+        self._hear()
+
+    def paused(self, trial: Assignment) -> None:
+        self._hear()
+
+    def ended(self, trial: Assignment, ending: Ending) -> None:
+        self._hear()
+
+
+@pytest.mark.parametrize("pruner", ["halving", "percentile"])
+def test_a_search_in_a_database_goes_on_as_one_in_the_journal(
+    pruner: str, workload: Rough, tmp_path: Path
+) -> None:
+    config = setting(pruner=pruner, storage=f"sqlite:///{tmp_path}/studies.db")
+    journal = Memory()
+    search(journal, dataclasses.replace(config, storage=None), workload, 2, tmp_path / "j")
+    world, lives = Simulation(workload, 2), 0
+    while lives < 99:
+        lives += 1
+        storage = open_storage(config.storage, tmp_path)
+        ledger = open_ledger(config, storage, tmp_path, EMBEDDED, Mortal(7 + lives))
+        try:
+            world.run(ledger)
+        except Killed:
+            continue
+        break
+    assert 3 < lives < 99
+    found = decisions(open_storage(config.storage, tmp_path), config)
+    assert found == decisions(Journal(journal), config)

@@ -6,22 +6,20 @@ import json
 import os
 import socket
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 
-from cluster.preflight import surroundings
-from cluster.preflight.surroundings import (
-    folder_fault,
-    nodes,
-    server_fault,
-    storage_fault,
-    tracking_fault,
-)
+from cluster.preflight import storages
+from cluster.preflight.folders import folder_fault
+from cluster.preflight.storages import is_filled, server_fault, storage_fault
+from cluster.preflight.surroundings import nodes, tracking_fault
 from trainables.config import ConfigError
 
 
@@ -84,7 +82,7 @@ def test_a_tracking_server_that_is_slow_is_not_waited_for(
     server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(MlflowServer, "wait_s", 2.5)
-    monkeypatch.setattr(surroundings, "TIMEOUT_S", 1)
+    monkeypatch.setattr(storages, "TIMEOUT_S", 1)
     started = time.monotonic()
     assert tracking_fault(server) is not None
     assert time.monotonic() - started < 2.4
@@ -99,13 +97,52 @@ def test_a_database_server_is_asked_for_its_port(server: str, closed_port: int) 
     assert server_fault("postgresql:///here") == "no host and port in postgresql://…"
 
 
-def test_a_storage_is_asked_for_too(tmp_path: Path, closed_port: int) -> None:
+def test_a_storage_is_asked_for_too(
+    tmp_path: Path, closed_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert storage_fault(f"sqlite:///{tmp_path}/optuna.db") is None
+    monkeypatch.setattr(storages, "driver_fault", lambda url: None)  # as if it were installed
     fault = storage_fault(f"postgresql://127.0.0.1:{closed_port}/optuna")
     assert fault is not None
     assert fault.endswith(
         "; start it, or leave --storage out to keep the trials in the study's folder"
     )
+
+
+@pytest.mark.parametrize(
+    ("url", "module", "package"),
+    [
+        ("postgresql+psycopg2://host/s", "psycopg2", "psycopg2-binary"),
+        ("postgresql://host/s", "psycopg", "'psycopg[binary]'"),
+        ("mysql://host/s", "MySQLdb", "mysqlclient"),
+        ("mysql+pymysql://host/s", "pymysql", "pymysql"),
+    ],
+)
+def test_a_database_without_its_driver_says_what_to_install(
+    url: str, module: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+    fault = storage_fault(url)
+    assert fault is not None
+    kind = url.partition(":")[0].partition("+")[0]
+    assert fault.startswith(f"expected a driver of {kind} in this environment, got none (")
+    assert f"; pip install {package} here and wherever the search is started" in fault
+
+
+def test_an_unknown_kind_of_database_is_named() -> None:
+    assert storage_fault("mongodb://host/s") == (
+        "expected a database that SQLAlchemy knows, such as sqlite, postgresql, mysql, mssql, got "
+        "'mongodb'"
+    )
+
+
+def test_a_sqlite_database_is_filled_when_optuna_has_been_there(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/s.db"
+    assert not is_filled(url)
+    assert not list(tmp_path.iterdir())
+    optuna.create_study(storage=url)
+    assert is_filled(url)
+    assert storage_fault(url) is None
 
 
 def test_a_plain_folder_is_no_store_unless_mlflow_was_told_so(
