@@ -10,7 +10,8 @@ from typing import Any
 
 from cluster.settings import OBJECTIVES
 from cluster.study import pruners, samplers
-from trainables.config import EMBEDDED_TASKS
+from trainables import suites
+from trainables.config import EMBEDDED_SUITE, EMBEDDED_TASKS
 from trainables.deepspeed_overlay import canonical
 
 EXAMPLES = """examples:
@@ -50,6 +51,10 @@ TRAIN_DATA = (
     "each a JSONL or parquet file, a datasets folder, a hub id or boolq, with its weight among "
     "the steps (default: 1); or one .json file: a list of objects with name, weight, "
     "query_instruction, document_instruction (default: boolq)"
+)
+TASKS = (
+    f"suites ({suites.HELP}), embedded tasks ({', '.join(EMBEDDED_TASKS)}) and any of mteb's, "
+    f"mixed (default: {EMBEDDED_SUITE})"
 )
 STARTUP = "designs that end before the sampler models what it has seen (default: 6)"
 FIRST_RUNG = "first step at which halving and hyperband compare (default: the first report)"
@@ -119,7 +124,7 @@ def parser(description: str | None = None) -> argparse.ArgumentParser:
     study.add_argument("--model", help="a folder or a hub id (default: the embedded one)")
     study.add_argument("--layers", metavar="N", help="first layers kept, or all (default: 6)")
     study.add_argument("--train-data", nargs="+", metavar="NAME[=WEIGHT]", help=TRAIN_DATA)
-    study.add_argument("--tasks", nargs="+", help=f"default: {' '.join(EMBEDDED_TASKS)}")
+    study.add_argument("--tasks", nargs="+", metavar="NAME", help=TASKS)
     study.add_argument("--workers", metavar="N", help="workers of each trial (default: 1)")
     study.add_argument("--deepspeed", metavar="FILE", help="more DeepSpeed settings, as JSON")
     study.add_argument(

@@ -28,6 +28,7 @@ from cluster.study import priors
 from cluster.study.earlier_runs import SCHEME, earlier_runs
 from cluster.study.storage import open_storage
 from search_spaces.spaces import SPACES
+from trainables import suites
 from trainables.config import (
     EMBEDDED_MODEL,
     EMBEDDED_TASKS,
@@ -84,7 +85,7 @@ def needs_embedded(trial: Mapping[str, Any]) -> bool:
     return (
         trial.get("backbone.model", EMBEDDED_MODEL) == EMBEDDED_MODEL
         or (isinstance(data, list | tuple) and any(map(_is_embedded, data)))
-        or any(task in EMBEDDED_TASKS for task in tasks)
+        or any(task in EMBEDDED_TASKS for task in suites.expand(tasks))
     )
 
 
