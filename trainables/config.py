@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from trainables import layers
+from trainables import layers, suites
 from trainables.catalogue import designs
 from trainables.faults import ConfigError as ConfigError
 from trainables.faults import (
@@ -26,6 +26,8 @@ from trainables.faults import (
 )
 from trainables.mixture import EMBEDDED_TRAIN_DATA as EMBEDDED_TRAIN_DATA
 from trainables.mixture import DataConfig as DataConfig
+from trainables.suites import EMBEDDED_TASKS as EMBEDDED_TASKS
+from trainables.suites import Split as Split
 from trainables.training_config import MAX_SCALE as MAX_SCALE
 from trainables.training_config import PROJECTIONS as PROJECTIONS
 from trainables.training_config import AttentionImplementation as AttentionImplementation
@@ -42,10 +44,9 @@ KeyValueHeads = Literal["native", "multi_head", "multi_query"]
 Adaptation = Literal["none", "mntp"]
 TokenScope = Literal["last_token", "mean", "weighted_mean", "all_tokens"]
 FreeWidth = Literal["hidden_size", "head_size", "ffn_size"]
-Split = Literal["choosing", "confirming"]
 
 EMBEDDED_MODEL = "smollm2-135m"
-EMBEDDED_TASKS = ("Lee50STS", "BoolQRetrieval", "TRECClassification", "NewsgroupSetsClustering")
+EMBEDDED_SUITE = "embedded-quick"
 FFN_RATIO = 4  # of a head's ffn_size over its hidden_size, where no ffn_size is given
 
 
@@ -174,9 +175,9 @@ class PoolingConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationConfig:
-    """The mteb tasks that score a trained design, and which half of their items."""
+    """What scores a trained design: suites or mteb tasks by name, and which split of them."""
 
-    tasks: tuple[str, ...] = EMBEDDED_TASKS
+    tasks: tuple[str, ...] = (EMBEDDED_SUITE,)
     split: Split = "choosing"
     max_tokens: int = 48
     batch_size: int = 32  # texts per forward pass
@@ -185,7 +186,7 @@ class EvaluationConfig:
         """Check the fields."""
         check(
             {
-                "tasks": distinct_texts(self.tasks),
+                "tasks": distinct_texts(self.tasks) or suites.fault(self.tasks),
                 "split": one_of(self.split, Split),
                 "max_tokens": whole(self.max_tokens, at_least=2),
                 "batch_size": whole(self.batch_size, at_least=1),

@@ -16,10 +16,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from trainables.config import Split
 from trainables.data.rows import Triple
 from trainables.encoding import Encode, encode_texts, unit
 from trainables.mteb_guard import guarded
+from trainables.suites import Split, parts
 from trainables.tasks import MTEB_SEED, category, load_task
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def evaluate(
     batch_size: int,
     seed: int = MTEB_SEED,
 ) -> Evaluation:
-    """Score `encode` on one half of each task; a task that raises fails alone.
+    """Score `encode` on one split of suites and tasks; a task that raises fails alone.
 
     `encode` receives at most `batch_size` texts of similar length at a time, each text once for
     all tasks. `seed` draws the texts that classifiers are fitted on: one seed for all designs.
@@ -77,9 +77,9 @@ def evaluate(
         from trainables.mteb_adapter import TaskEncoder, score_task
 
         encoder = TaskEncoder(encode, batch_size)
-        for name in tasks:
+        for name, whole in parts(tasks, split):
             try:
-                task = load_task(name, split, seed=seed)
+                task = load_task(name, split, whole=whole, seed=seed)
                 score, items = score_task(encoder, task, Path(folder))
             except Exception as error:
                 failures[name] = f"{type(error).__name__}: {error}"

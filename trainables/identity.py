@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from trainables import deepspeed_overlay, layers
+from trainables import deepspeed_overlay, layers, suites
 from trainables.catalogue import SIZES, design
 from trainables.config import FFN_RATIO, AdaptationConfig, TrialConfig
 from trainables.mixture import instructions_of, shares
@@ -83,6 +83,7 @@ def _canonical(config: TrialConfig) -> dict[str, Any]:
     values["lora.targets"] = sorted(values["lora.targets"])
     values["engine.deepspeed"] = deepspeed_overlay.canonical(values["engine.deepspeed"])
     values["training.data"] = _mix(config)
+    values["evaluation.tasks"] = suites.canonical(config.evaluation.tasks)
     hidden = values.get("pooling.hidden_size")
     if values.get("pooling.ffn_size", 0) is None and hidden is not None:
         values["pooling.ffn_size"] = FFN_RATIO * hidden

@@ -43,7 +43,7 @@ SUPPORTED = (
 )
 
 
-def official_fault(name: str, others: Sequence[str]) -> str | None:
+def official_fault(name: str, others: Sequence[str], *, whole: bool = False) -> str | None:
     """Return why mteb's task cannot be used; `others` are further names to suggest."""
     try:
         task = mteb.get_task(name)
@@ -51,15 +51,17 @@ def official_fault(name: str, others: Sequence[str]) -> str | None:
         known = [*others, *(each.metadata.name for each in mteb.get_tasks())]
         near = difflib.get_close_matches(name, known, n=1)
         hint = f", did you mean {near[0]!r}?" if near else ""
-        return f"expected an embedded task or one of mteb's, got {name!r}{hint}"
-    if not isinstance(task, SUPPORTED) or task.metadata.modalities != ["text"]:
+        return f"expected a suite, an embedded task or one of mteb's, got {name!r}{hint}"
+    if task.metadata.modalities != ["text"] or not (whole or isinstance(task, SUPPORTED)):
         types = "STS, Retrieval, Reranking, Classification or Clustering of text"
         return f"expected a task of type {types}, got {name!r} of type {task.metadata.type}"
     return None
 
 
-def load_official(name: str, split: Split, seed: int) -> AbsTask:
+def load_official(name: str, split: Split | None, seed: int) -> AbsTask:
     """Return a fresh task of mteb that loads its data, and keeps one half, when it is asked to.
+
+    Without a split it keeps all.
 
     Multilingual tasks keep their English part. With `$POOLSEARCH_TASKS` set, data comes from the
     folder of the task's name therein (parquet files and a README.md with `configs:`).
@@ -67,7 +69,7 @@ def load_official(name: str, split: Split, seed: int) -> AbsTask:
     Raises:
         ConfigError: If there is no such task, or none of its parts is English.
     """
-    fault = official_fault(name, ())
+    fault = official_fault(name, (), whole=split is None)
     if fault:
         raise ConfigError(f"evaluation.tasks: {fault}")
     published = type(mteb.get_task(name))
@@ -80,7 +82,8 @@ def load_official(name: str, split: Split, seed: int) -> AbsTask:
             if not self.data_loaded:
                 with _own_cache(self.metadata.dataset["revision"]):
                     super().load_data(*args, **kwargs)
-                _keep_half(self, split)
+                if split is not None:
+                    _keep_half(self, split)
 
     task: AbsTask = Half(seed=seed)
     if not task.metadata.is_multilingual:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainables.config import EMBEDDED_TASKS
 from trainables.mteb_guard import guarded
+from trainables.suites import EMBEDDED_TASKS, expand
 
 TIMEOUT_S = 5.0  # of one question to the hub
 REMEDY = (
@@ -18,13 +18,13 @@ REMEDY = (
 def source_faults(names: Sequence[str]) -> list[str]:
     """Return the fault of each task whose data cannot be had from here; nothing is loaded.
 
-    The names are those of tasks that there are. The hub is asked about one task after the other,
-    until it gives no answer at all.
+    The names are those of suites and tasks that there are. The hub is asked about one task after
+    the other, until it gives no answer at all.
     """
     faults: list[str] = []
     out_of_reach: list[str] = []
     reason = ""
-    for name in names:
+    for name in expand(names):
         if name in EMBEDDED_TASKS or _is_here(name):
             continue
         if reason:

@@ -18,6 +18,7 @@ from cluster.preflight.folders import free_bytes
 from cluster.preflight.surroundings import Node, Place, nodes, placed
 from cluster.settings import StudyConfig
 from search_spaces.drawing import CONTROL, Overlay
+from trainables import suites
 from trainables.config import EMBEDDED_TASKS, Split, TrialConfig
 from trainables.cost import Cost, count_cost
 from trainables.estimate import EFFICIENCY, Estimate, estimate, matrix_rate, num_threads
@@ -112,7 +113,7 @@ def forecast(
     slowness = 1.0 if on_gpus else num_threads() / threads  # a worker's, against the rate
     training = filled * fmean(_training_seconds(demand, rate) for demand in demands)
     found = [_act_seconds(act, demands, rate, slowness, at_once, training) for act in acts]
-    tasks = config.base.evaluation.tasks
+    tasks = suites.expand(config.base.evaluation.tasks)
     return Forecast(
         acts=tuple(acts),
         demands=demands,
@@ -179,10 +180,10 @@ def _act_seconds(
 
 def _scoring_seconds(demand: Demand, split: Split, rate: float) -> float:
     """Return the time of encoding the embedded tasks' texts once; a token has some characters."""
-    from trainables.embedded_content import scored_texts
+    from trainables.embedded import scored_texts
 
     evaluation = demand.config.evaluation
-    known = [task for task in evaluation.tasks if task in EMBEDDED_TASKS]
+    known = [task for task, _ in suites.parts(evaluation.tasks, split) if task in EMBEDDED_TASKS]
     texts = (text for task in known for text in scored_texts(task, split))
     tokens = sum(min(len(text) / CHARACTERS + 1, evaluation.max_tokens) for text in texts)
     return tokens * demand.cost.flops_per_token / (EFFICIENCY * rate)

@@ -16,7 +16,7 @@ from cluster.preflight.surroundings import Node, Place
 from cluster.settings import StudyConfig
 from search_spaces.drawing import CONTROL
 from trainables.config import EMBEDDED_MODEL, TrialConfig
-from trainables.embedded_content import scored_texts
+from trainables.embedded import scored_texts
 from trainables.estimate import EFFICIENCY
 from trainables.overlay import overlay
 from trainables.shape import Shape

@@ -24,6 +24,7 @@ from trainables.config import EMBEDDED_TASKS
 from trainables.data import Triple
 from trainables.encoding import encode_texts, unit
 from trainables.evaluation import Evaluation, evaluate, quick_score
+from trainables.suites import EMBEDDED_CATEGORIES
 
 DIM = 256
 
@@ -43,8 +44,10 @@ def column(word: str) -> int:
 
 
 @pytest.fixture(scope="module")
-def scored() -> Evaluation:
-    return evaluate(encode, EMBEDDED_TASKS, split="choosing", batch_size=32)
+def scored(usual_cache: Path) -> Evaluation:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("POOLSEARCH_CACHE", str(usual_cache))
+        return evaluate(encode, ["embedded"], split="choosing", batch_size=32)
 
 
 @pytest.mark.embedded
@@ -58,11 +61,16 @@ class TestEmbeddedTasks:
             "Classification",
             "Clustering",
         }
-        assert all(0.05 < score < 0.7 for score in scored.scores.values())
+        words = {"SimLex999STS", "WordSim353STS"}  # hardly any has a word in common
+        found = {name: score for name, score in scored.scores.items() if name not in words}
+        assert all(0.05 < score < 0.9 for score in found.values())
 
     @pytest.mark.parametrize("name", EMBEDDED_TASKS)
     def test_mteb_gives_the_same_score(self, scored: Evaluation, name: str) -> None:
-        """Its own program, with an encoder that neither sorts, batches nor remembers."""
+        """Its own program, with an encoder that neither sorts, batches nor remembers.
+
+        On one thread, as ours: equally many words in common make cosines that differ by rounding.
+        """
         import mteb
 
         from trainables.mteb_adapter import TaskEncoder
@@ -73,7 +81,7 @@ class TestEmbeddedTasks:
             def encode(self, inputs: Any, **_: Any) -> NDArray[np.float32]:
                 return np.concatenate([encode(list(batch["text"]), None) for batch in inputs])
 
-        with guarded():
+        with guarded(), threadpool_limits(1):
             result = mteb.evaluate(
                 Plain(encode, 1),
                 [load_task(name, "choosing")],
@@ -95,28 +103,24 @@ class TestEmbeddedTasks:
     def test_the_items_add_up_to_the_scores(self, scored: Evaluation) -> None:
         items = {task: rows for task, rows in scored.items.to_pandas().groupby("task")}
         assert set(items) == set(EMBEDDED_TASKS)
-        pairs = items["Lee50STS"]
-        expected = spearmanr(pairs["value"], pairs["gold"]).statistic
-        assert scored.scores["Lee50STS"] == pytest.approx(expected, abs=1e-9)
-        for task, tolerance in (
-            ("BoolQRetrieval", 5.1e-6),  # mteb rounds to five digits
-            ("TRECClassification", 1e-9),
-            ("NewsgroupSetsClustering", 1e-9),
-        ):
-            assert items[task]["value"].mean() == pytest.approx(scored.scores[task], abs=tolerance)
+        for task, kind in EMBEDDED_CATEGORIES.items():
+            values, gold = items[task]["value"], items[task]["gold"]
+            expected = spearmanr(values, gold).statistic if kind == "STS" else values.mean()
+            tolerance = 5.1e-6 if kind == "Retrieval" else 1e-9  # mteb rounds to five digits
+            assert scored.scores[task] == pytest.approx(expected, abs=tolerance)
 
     def test_the_items_are_named_and_counted(self, scored: Evaluation) -> None:
         frame = scored.items.to_pandas()
         assert not frame.duplicated(["task", "item"]).any()
         assert frame.groupby("kind").size().to_dict() == {
-            "pair": 300,
-            "query": 200,
-            "set": 10,
-            "text": 400,
+            "pair": 300 + 270 + 101,
+            "query": 200 + 100 + 100,
+            "set": 10 + 10 + 10,
+            "text": 400 + 200 + 200,
         }
         assert (frame["gold"].notna() == (frame["kind"] == "pair")).all()
         documents = {
-            end for item in frame["item"][frame["kind"] == "pair"] for end in item.split("|")
+            end for item in frame["item"][frame["task"] == "Lee50STS"] for end in item.split("|")
         }
         assert len(documents) == 25
 
@@ -229,7 +233,7 @@ class TestEmbeddedTasks:
 
 def test_an_unknown_task_is_a_failure_with_a_reason() -> None:
     result = evaluate(encode, ["STSBenchmrk"], split="choosing", batch_size=32)
-    assert result.failures["STSBenchmrk"].startswith("ConfigError: evaluation.tasks: expected an")
+    assert result.failures["STSBenchmrk"].startswith("ConfigError: evaluation.tasks: expected a ")
     assert result.items.num_rows == 0
 
 
