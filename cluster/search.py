@@ -27,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from cluster.preflight.plan import summary
         from cluster.preflight.surroundings import Place
         from cluster.run import describe, opened_elsewhere, prepare, run_study
+        from cluster.submission.checks import job_fault
 
         at_once, outputs = value(arguments.at_once), arguments.outputs.resolve()
         gpus = value(arguments.gpus_per_worker)
@@ -35,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "at-once": None if at_once is None else whole(at_once, at_least=1),
             "confirm-under": one_of(arguments.confirm_under, CONFIRM_UNDER),
             "deepspeed": no_file(arguments.deepspeed),
+            "outputs": job_fault(arguments.outputs),
         }
         place = Place(
             outputs=outputs,

@@ -29,7 +29,8 @@ EXAMPLES = """examples:
       a cluster that takes searches: python -m cluster.submit --address http://HEAD:8265 ...
   python -m cluster.manifests slurm --max-workers 4 --gpus 8 --cpus 64 --memory-gib 480 \\
       --outputs /scratch/me/outputs --cache /scratch/me/cache --output search.sbatch -- --study big
-  python -m cluster.manifests aws --file-system fs-1.efs.us-west-2.amazonaws.com:/ --output aws.yaml
+  python -m cluster.manifests aws --file-system fs-1.efs.us-west-2.amazonaws.com:/ \\
+      --output aws.yaml
   python -m cluster.manifests hosts --hosts 10.0.0.1 10.0.0.2 10.0.0.3 --output hosts.yaml
       for ray up; it takes searches as raycluster does
 """
@@ -61,7 +62,7 @@ def render(kind: str, deployment: Deployment) -> str:
         "aws": launcher.aws,
         "hosts": launcher.hosts,
     }
-    return yaml.safe_dump(makers[kind](deployment), sort_keys=False, width=1000)
+    return str(yaml.safe_dump(makers[kind](deployment), sort_keys=False, width=1000))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -105,7 +106,8 @@ def deployment_of(arguments: argparse.Namespace) -> Deployment:
     given = {k: v for k, v in vars(arguments).items() if k not in ("kind", "output")}
     numbers = {f.name for f in dataclasses.fields(Deployment) if "int" in str(f.type)}
     read = {name: value(v) if name in numbers else v for name, v in given.items()}
-    return Deployment(**{n: tuple(v) if isinstance(v, list) else v for n, v in read.items()})
+    made: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in read.items()}
+    return Deployment(**made)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

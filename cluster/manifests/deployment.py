@@ -49,7 +49,9 @@ class Deployment:
     cache: str = setting("/shared/cache", "folder of models and data; all nodes see it", KINDS)
     outputs_claim: str = setting("poolsearch-outputs", "volume claim behind it", KUBERNETES)
     cache_claim: str = setting("poolsearch-cache", "volume claim behind it", KUBERNETES)
-    environment: tuple[str, ...] = setting((), "NAME=VALUE ..., no secrets", (*CONTAINERS, "slurm"))
+    environment: tuple[str, ...] = setting(
+        (), "NAME=VALUE ..., no secrets", (*CONTAINERS, "slurm")
+    )
     secrets: tuple[str, ...] = setting((), "names of secret variables", (*CONTAINERS, "slurm"))
     secret: str = setting("poolsearch", "Secret object that has them", KUBERNETES)
     namespace: str = setting("default", "of Kubernetes", KUBERNETES)
@@ -65,7 +67,9 @@ class Deployment:
     hosts: tuple[str, ...] = setting((), "addresses, the head's first", ("hosts",))
     ssh_user: str = setting("ubuntu", "who logs in", CLOUD)
     ssh_key: str | None = setting(None, "path of the private key", CLOUD)
-    base_image: str = setting("nvidia/cuda:13.0.2-devel-ubuntu24.04", "to build on", ("dockerfile",))
+    base_image: str = setting(
+        "nvidia/cuda:13.0.2-devel-ubuntu24.04", "to build on", ("dockerfile",)
+    )
     flags: tuple[str, ...] = ()  # of cluster.search
 
     def __post_init__(self) -> None:
@@ -113,7 +117,9 @@ class Deployment:
         return f"expected at most max_workers {self.max_workers}, got {self.min_workers}"
 
     def _cache_fault(self) -> str | None:
-        return f"expected another folder than {self.outputs}" if self.cache == self.outputs else None
+        return (
+            f"expected another folder than {self.outputs}" if self.cache == self.outputs else None
+        )
 
     def _file_system_fault(self) -> str | None:
         if self.file_system is None or re.fullmatch(r"[\w.-]+:/[\w./-]*", self.file_system):

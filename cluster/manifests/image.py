@@ -22,7 +22,8 @@ ENV DEBIAN_FRONTEND=noninteractive \\
 
 # Ray's launcher copies files with rsync.
 RUN apt-get update \\
-    && apt-get install -y --no-install-recommends ca-certificates build-essential python3-pip rsync \\
+    && apt-get install -y --no-install-recommends \\
+        build-essential ca-certificates python3-pip rsync \\
     && rm -rf /var/lib/apt/lists/* \\
     && pip install --break-system-packages uv \\
     && uv venv --seed --python 3.11 /opt/venv

@@ -102,8 +102,7 @@ def _pod(
         "env": _environment(deployment),
         "resources": {"limits": resources, "requests": dict(resources)},
         "volumeMounts": [
-            {"name": volume, "mountPath": path}
-            for volume, (path, _) in volumes.items()
+            {"name": volume, "mountPath": path} for volume, (path, _) in volumes.items()
         ],
         "readinessProbe": _probe(),
         "livenessProbe": {**_probe(), "initialDelaySeconds": 3 * START_S},

@@ -10,6 +10,7 @@ import shlex
 from cluster.manifests.deployment import Deployment
 
 GRACE_S = 180  # before the time is up the search is interrupted, so that it ends in order
+FOR_WORKERS = 0.7  # of a node's memory; Ray's object store takes the rest
 BODY = r"""
 # sbatch it in the checkout's root. The same script again continues the study.
 set -euo pipefail
@@ -21,7 +22,8 @@ mkdir -p {outputs} {cache}
 
 # Whoever has no token can neither join nor ask; it is only in the environment of this job.
 export RAY_AUTH_MODE=token
-export RAY_AUTH_TOKEN="${RAY_AUTH_TOKEN:-$(python -c 'import secrets; print(secrets.token_hex(32))')}"
+made=$(python -c 'import secrets; print(secrets.token_hex(32))')
+export RAY_AUTH_TOKEN="${RAY_AUTH_TOKEN:-$made}"
 
 ray_log={outputs}/ray-$SLURM_JOB_ID.log
 port=$((20000 + SLURM_JOB_ID % 10000 * 4))
@@ -29,8 +31,9 @@ nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head=$(head -n 1 <<< "$nodes")
 address="$(python -c 'import ray; print(ray.util.get_node_ip_address())'):$port"
 step=(srun --ntasks-per-node=1 --cpus-per-task={cpus} --kill-on-bad-exit=0)
-start=(ray start --block --num-cpus={cpus} --num-gpus={gpus} --dashboard-agent-listen-port=0
-    --min-worker-port=0 --max-worker-port=0 --temp-dir="/tmp/ray-$SLURM_JOB_ID")
+start=(ray start --block --num-cpus={cpus} --num-gpus={gpus} --memory={memory}
+    --dashboard-agent-listen-port=0 --min-worker-port=0 --max-worker-port=0
+    --temp-dir="/tmp/ray-$SLURM_JOB_ID")
 
 end() {
     kill $(jobs -p) 2> /dev/null || true
@@ -74,6 +77,7 @@ def batch_script(deployment: Deployment) -> str:
         "cache": deployment.cache,
         "cpus": str(deployment.cpus),
         "gpus": str(deployment.gpus),
+        "memory": str(int(deployment.memory_gib * 2**30 * FOR_WORKERS)),
         "command": deployment.command(),
     }
     for name, value in values.items():
