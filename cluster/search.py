@@ -62,6 +62,7 @@ def _run(arguments: argparse.Namespace, unknown: dict[str, str | None]) -> int:
 def place_of(arguments: argparse.Namespace) -> tuple[Place, dict[str, str | None]]:
     """Return where a study is to run, as far as that is fine, and the faults of these options."""
     from cluster.preflight.surroundings import Place
+    from cluster.submission.checks import job_fault
 
     at_once, gpus = value(arguments.at_once), value(arguments.gpus_per_worker)
     under = arguments.confirm_under
@@ -70,6 +71,7 @@ def place_of(arguments: argparse.Namespace) -> tuple[Place, dict[str, str | None
         "at-once": whole_or_none(at_once, at_least=1),
         "confirm-under": one_of(under, CONFIRM_UNDER),
         "deepspeed": no_file(arguments.deepspeed),
+        "outputs": job_fault(arguments.outputs),
         "set": set_fault(arguments.set),
     }
     place = Place(

@@ -1,0 +1,1 @@
+"""What puts a search on a cluster, generated: Kubernetes, Slurm, a cloud, hosts of one's own."""
