@@ -74,6 +74,14 @@ CONFIRM_HELP = (
     "what runs the confirmation, or a factorial's cells: tune, whose workers are warm, or train, "
     "for long runs: Ray Train starts each anew and heeds nodes that are to go (default: tune)"
 )
+MAX_LOSSES = (
+    "losses of a trial's processes in a row, without a new report, after which it fails; those "
+    "that hit several trials at once, or come with a node's death, do not count (default: 3)"
+)
+HANG_TIMEOUT = (
+    "seconds without a step or a scored batch after which a trial's workers count as dead "
+    "(default: an hour, or twenty times the trial's longest step so far)"
+)
 
 
 def parser(description: str | None = None) -> argparse.ArgumentParser:
@@ -135,6 +143,8 @@ def parser(description: str | None = None) -> argparse.ArgumentParser:
     here.add_argument("--at-once", metavar="N", help="trials at once (default: all fit)")
     here.add_argument("--gpus-per-worker", metavar="N", help="a share, as 0.5 (default: 1)")
     here.add_argument("--confirm-under", metavar="RAY", default="tune", help=CONFIRM_HELP)
+    here.add_argument("--max-losses", metavar="N", help=MAX_LOSSES)
+    here.add_argument("--hang-timeout", metavar="S", help=HANG_TIMEOUT)
     here.add_argument("--outputs", type=Path, default=Path("outputs"), help="default: outputs")
     here.add_argument(
         "--dry-run", action="store_true", help="check everything; say plan and cost, run nothing"

@@ -12,11 +12,12 @@ import sys
 from collections.abc import Sequence
 
 from cluster.command_line import no_file, parser, settings, value
+from cluster.dispatch.losses import Patience
 from cluster.dispatch.slots import CONFIRM_UNDER, ClusterLostError
 from cluster.settings import check_kept
 from trainables.assets import AssetError
 from trainables.config import ConfigError
-from trainables.faults import number, one_of, whole
+from trainables.faults import number, one_of, whole, whole_or_none
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,11 +30,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         from cluster.run import describe, opened_elsewhere, prepare, run_study
 
         at_once, outputs = value(arguments.at_once), arguments.outputs.resolve()
-        gpus = value(arguments.gpus_per_worker)
+        gpus, losses = value(arguments.gpus_per_worker), value(arguments.max_losses)
+        hang = value(arguments.hang_timeout)
         checks = {
             "gpus-per-worker": None if gpus is None else number(gpus, above=0, at_most=1),
             "at-once": None if at_once is None else whole(at_once, at_least=1),
             "confirm-under": one_of(arguments.confirm_under, CONFIRM_UNDER),
+            "max-losses": whole_or_none(losses, at_least=1),
+            "hang-timeout": None if hang is None else number(hang, at_least=1),
             "deepspeed": no_file(arguments.deepspeed),
         }
         place = Place(
@@ -42,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             at_once=None if checks["at-once"] else at_once,
             gpus_per_worker=None if checks["gpus-per-worker"] else gpus,
             confirm_under=arguments.confirm_under,
+            patience=Patience(losses=losses or Patience().losses, hang_timeout_s=hang),
         )
         config, forecast = prepare(*settings(arguments), checks, place, log=_say)
         if arguments.dry_run:

@@ -29,7 +29,7 @@ from cluster.study.ledger import Ledger
 from cluster.study.opening import open_study, rules
 from search_spaces.spaces import SPACES
 from trainables.config import ConfigError, TrialConfig
-from trainables.faults import check, one_of, whole
+from trainables.faults import check, number, one_of, whole
 from trainables.overlay import flatten, overlay
 from trainables.shape import EMBEDDED, Shape
 
@@ -40,6 +40,8 @@ EXAMPLES = """examples:
       more samplers, with closer intervals
   python -m cluster.simulate --space joint --trials 500 --workers 16 --steps 1000
       how long 500 trials of 1,000 steps take on 16 workers
+  python -m cluster.simulate --space joint --trials 500 --workers 16 --steps 1000 --losses 0.1
+      the same on nodes that are lost every ten hours; trials go on from their last reports
   python -m cluster.simulate --recorded outputs/embedded --workers 4
       the curves of a finished search, and what it would have taken on four workers
 
@@ -51,6 +53,7 @@ range):
   steps      steps trained in all
   makespan   until the last trial has ended, in minutes of the trials' own time
 """
+LOSSES = "times an hour that each worker is lost with its node (default: 0)"
 CLOSE = 0.99  # of the best score
 
 
@@ -71,9 +74,10 @@ def simulate(
     *,
     shape: Shape = EMBEDDED,
     storage: BaseStorage | None = None,
+    losses_per_hour: float = 0.0,
 ) -> Result:
-    """Run the search of a study in virtual time."""
-    world = Simulation(workload, num_workers)
+    """Run the search of a study in virtual time; each worker is lost so many times an hour."""
+    world = Simulation(workload, num_workers, losses_per_hour, seed=config.seed)
     with tempfile.TemporaryDirectory() as folder:
         world.run(open_ledger(config, storage or InMemoryStorage(), Path(folder), shape))
     close = [found.steps for found in world.found if found.score >= CLOSE * workload.best]
@@ -117,6 +121,7 @@ def parser() -> argparse.ArgumentParser:
     search.add_argument("--report-every", type=int, metavar="N", help="steps (default: 8)")
     search.add_argument("--trials", type=int, default=100, metavar="N", help="default: 100")
     search.add_argument("--workers", type=int, default=4, metavar="N", help="default: 4")
+    search.add_argument("--losses", type=float, default=0.0, metavar="RATE", help=LOSSES)
     compared = made.add_argument_group("what is compared")
     compared.add_argument(
         "--samplers", nargs="+", default=["tpe", "random"], metavar="NAME", help=samplers.HELP
@@ -149,7 +154,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _say(row("sampler", "pruner", "best", "to 1 %", "steps", "makespan (min)"))
     for arm in arms:
         seeded = [dataclasses.replace(arm, seed=seed) for seed in range(given.seeds)]
-        results = [simulate(each, workload, given.workers, shape=shape) for each in seeded]
+        more: Any = {"shape": shape, "losses_per_hour": given.losses}
+        results = [simulate(each, workload, given.workers, **more) for each in seeded]
         _say(
             row(
                 arm.sampler,
@@ -174,7 +180,11 @@ def setting(
     recorded = given.recorded is not None
     own = {"space": given.space, "steps": given.steps, "report-every": given.report_every}
     check(
-        {"workers": whole(given.workers, at_least=1), "seeds": whole(given.seeds, at_least=1)}
+        {
+            "workers": whole(given.workers, at_least=1),
+            "losses": number(given.losses, at_least=0),
+            "seeds": whole(given.seeds, at_least=1),
+        }
         | {name: one_of(v, tuple(SPACES)) for name, v in own.items() if name == "space" and v}
         | {
             name: "the recorded study has its own; leave it out"

@@ -91,6 +91,16 @@ def test_the_makespan_is_that_of_full_workers(num_workers: int, rounds: int) -> 
     assert found.steps_to_best <= 16 * num_workers
 
 
+def test_losses_cost_time_and_no_steps() -> None:
+    settings = config(num_trials=10, sampler="random", pruner="none")
+    calm, rough = (
+        simulate(settings, Alike(), 1, losses_per_hour=rate)  # type: ignore[arg-type]
+        for rate in (0.0, 60.0)
+    )
+    assert rough.steps == calm.steps
+    assert rough.seconds > calm.seconds + 25
+
+
 def test_halving_trains_a_fraction(formula: Formula) -> None:
     usual = config(num_trials=30, sampler="random", pruner="none")
     whole = simulate(usual, formula, 3)
@@ -155,9 +165,9 @@ def test_the_program_prints_a_row_for_each_pair(capsys: pytest.CaptureFixture[st
 def test_all_faults_of_the_command_come_together(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    assert main(["--space", "atention", "--workers", "0", "--seeds", "0"]) == 2
+    assert main(["--space", "atention", "--workers", "0", "--losses", "-1", "--seeds", "0"]) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert [line.partition(":")[0] for line in lines] == ["workers", "seeds", "space"]
+    assert [line.partition(":")[0] for line in lines] == ["workers", "losses", "seeds", "space"]
     assert main(["--recorded", str(tmp_path), "--steps", "8"]) == 2
     expected = "steps: the recorded study has its own; leave it out"
     assert capsys.readouterr().err.splitlines() == [expected]
