@@ -48,7 +48,7 @@ NUMBERS = (
 )
 OWN = (  # names of faults that are not fields
     *("outputs", "address", "at-once", "gpus-per-worker", "confirm-under"),
-    *("deepspeed", "set", "study", "warm-start"),
+    *("max-losses", "hang-timeout", "deepspeed", "set", "study", "warm-start"),
 )
 
 

@@ -114,6 +114,14 @@ CONFIRM_HELP = (
     "what runs the confirmation, or a factorial's cells: tune, whose workers are warm, or train, "
     "for long runs: Ray Train starts each anew and heeds nodes that are to go (default: tune)"
 )
+MAX_LOSSES = (
+    "losses of a trial's processes in a row, without a new report, after which it fails; those "
+    "that hit several trials at once, or come with a node's death, do not count (default: 3)"
+)
+HANG_TIMEOUT = (
+    "seconds without a step or a scored batch after which a trial's workers count as dead "
+    "(default: an hour, or twenty times the trial's longest step so far)"
+)
 
 
 def parser(description: str | None = None) -> argparse.ArgumentParser:
@@ -205,6 +213,8 @@ def _here(made: argparse.ArgumentParser) -> None:
     gpus = "GPUs of a worker; 0.5 lets two share one (default: 1 where there are any)"
     group.add_argument("--gpus-per-worker", metavar="N", help=gpus)
     group.add_argument("--confirm-under", metavar="RAY", default="tune", help=CONFIRM_HELP)
+    group.add_argument("--max-losses", metavar="N", help=MAX_LOSSES)
+    group.add_argument("--hang-timeout", metavar="S", help=HANG_TIMEOUT)
     outputs = "the folder of all studies (default: outputs)"
     group.add_argument(
         "--outputs", type=Path, default=Path("outputs"), metavar="DIR", help=outputs

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from cluster.arguments import no_file, set_fault, settings, value, with_flags
 from cluster.command_line import parse, parser
+from cluster.dispatch.losses import Patience
 from cluster.dispatch.slots import CONFIRM_UNDER, ClusterLostError
 from trainables.assets import AssetError
 from trainables.config import ConfigError
@@ -65,11 +66,14 @@ def place_of(arguments: argparse.Namespace) -> tuple[Place, dict[str, str | None
     from cluster.submission.checks import job_fault
 
     at_once, gpus = value(arguments.at_once), value(arguments.gpus_per_worker)
+    losses, hang = value(arguments.max_losses), value(arguments.hang_timeout)
     under = arguments.confirm_under
     checks = {
         "gpus-per-worker": None if gpus is None else number(gpus, above=0, at_most=1),
         "at-once": whole_or_none(at_once, at_least=1),
         "confirm-under": one_of(under, CONFIRM_UNDER),
+        "max-losses": whole_or_none(losses, at_least=1),
+        "hang-timeout": None if hang is None else number(hang, at_least=1),
         "deepspeed": no_file(arguments.deepspeed),
         "outputs": job_fault(arguments.outputs),
         "set": set_fault(arguments.set),
@@ -80,6 +84,7 @@ def place_of(arguments: argparse.Namespace) -> tuple[Place, dict[str, str | None
         at_once=None if checks["at-once"] else at_once,
         gpus_per_worker=None if checks["gpus-per-worker"] else gpus,
         confirm_under=under,
+        patience=Patience(losses=losses or Patience().losses, hang_timeout_s=hang),
     )
     return place, checks
 

@@ -34,7 +34,7 @@ from cluster.study.ledger import Ledger
 from cluster.study.opening import open_study, rules
 from search_spaces.spaces import SPACES
 from trainables.config import ConfigError, TrialConfig
-from trainables.faults import check, whole
+from trainables.faults import check, number, whole
 from trainables.overlay import flatten, overlay
 from trainables.shape import EMBEDDED, Shape
 
@@ -45,6 +45,8 @@ EXAMPLES = """examples:
       more samplers, with closer intervals
   python -m cluster.simulate --space joint --trials 500 --workers 16 --steps 1000
       how long 500 trials of 1,000 steps take on 16 workers
+  python -m cluster.simulate --space joint --trials 500 --workers 16 --steps 1000 --losses 0.1
+      the same on nodes that are lost every ten hours; trials go on from their last reports
   python -m cluster.simulate --recorded outputs/embedded --workers 4
       the curves of a finished search, and what it would have taken on four workers
 
@@ -56,9 +58,10 @@ range):
   steps      steps trained in all
   makespan   until the last trial has ended, in minutes of the trials' own time
 """
+LOSSES = "times an hour that each worker is lost with its node (default: 0)"
 CLOSE = 0.99  # of the best score
 OWN_FLAGS = FLAGS | {
-    **{name: f"--{name}" for name in ("recorded", "steps", "report-every")},
+    **{name: f"--{name}" for name in ("recorded", "steps", "report-every", "losses")},
     "sampler": "--samplers",
     "pruner": "--pruners",
     "training.steps": "--steps",
@@ -85,9 +88,10 @@ def simulate(
     *,
     shape: Shape = EMBEDDED,
     storage: BaseStorage | None = None,
+    losses_per_hour: float = 0.0,
 ) -> Result:
-    """Run the search of a study in virtual time."""
-    world = Simulation(workload, num_workers)
+    """Run the search of a study in virtual time; each worker is lost so many times an hour."""
+    world = Simulation(workload, num_workers, losses_per_hour, seed=config.seed)
     with tempfile.TemporaryDirectory() as folder:
         world.run(open_ledger(config, storage or InMemoryStorage(), Path(folder), shape))
     close = [found.steps for found in world.found if found.score >= CLOSE * workload.best]
@@ -135,6 +139,7 @@ def parser() -> argparse.ArgumentParser:
     search.add_argument("--report-every", metavar="N", help="steps (default: 8)")
     search.add_argument("--trials", default="100", metavar="N", help="default: 100")
     search.add_argument("--workers", default="4", metavar="N", help="default: 4")
+    search.add_argument("--losses", default="0", metavar="RATE", help=LOSSES)
     compared = made.add_argument_group("what is compared")
     compared.add_argument(
         "--samplers", nargs="+", default=["tpe", "random"], metavar="NAME", help=samplers.HELP
@@ -159,6 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{with_flags(str(error), OWN_FLAGS)}\n")
         return 2
     first, num_seeds, num_workers = arms[0], int(given.seeds), int(given.workers)
+    losses = float(given.losses)
     _say(
         f"space {first.space}, {workload.num_designs} designs, the best {workload.best:.3f}; "
         f"{first.num_trials} trials of {first.base.training.steps} steps on {num_workers} "
@@ -167,7 +173,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _say(row("sampler", "pruner", "best", "to 1 %", "steps", "makespan (min)"))
     for arm in arms:
         seeded = [dataclasses.replace(arm, seed=seed) for seed in range(num_seeds)]
-        results = [simulate(each, workload, num_workers, shape=shape) for each in seeded]
+        more: Any = {"shape": shape, "losses_per_hour": losses}
+        results = [simulate(each, workload, num_workers, **more) for each in seeded]
         _say(
             row(
                 arm.sampler,
@@ -210,6 +217,7 @@ def _own_faults(given: argparse.Namespace) -> dict[str, str | None]:
     faults = {
         name: whole(value(getattr(given, name)), at_least=1) for name in ("workers", "seeds")
     }
+    faults["losses"] = number(value(given.losses), at_least=0)
     if given.recorded:
         theirs = "the recorded study has its own; leave it out"
         faults |= {name: theirs for name, value in own.items() if value is not None}

@@ -10,7 +10,6 @@ from __future__ import annotations
 import gc
 import json
 import socket
-import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +20,7 @@ from ray import tune
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from trainables.heartbeat import last_beat
+from trainables.heartbeat import Watch
 from trainables.overlay import from_dict
 
 if TYPE_CHECKING:
@@ -95,10 +94,12 @@ class TrialGroup(tune.Trainable):
     worker: type = TrialWorker
     _workers: list[Any]
     _folder: Path
+    _watch: Watch
 
     def setup(self, config: dict[str, Any]) -> None:
         """Make the workers if there are none and start the trial on each."""
         self._folder = Path(config["folder"])
+        self._watch = Watch(self._folder, config["hang_timeout_s"])
         if not getattr(self, "_workers", None):
             self._workers = self._make_workers(config["threads"])
         self._get([w.start.remote(config["trial"], config["folder"]) for w in self._workers])
@@ -114,7 +115,7 @@ class TrialGroup(tune.Trainable):
         while events is None:
             try:
                 pending = [worker.advance.remote() for worker in self._workers]
-                events = self._get(pending, self.config["hang_timeout_s"])
+                events = self._get(pending, self._watch)
             except ray.exceptions.RayTaskError as error:
                 self._raise_if_one_died()
                 self._kill_workers()  # the others may wait for the failed one in a collective
@@ -158,23 +159,26 @@ class TrialGroup(tune.Trainable):
             ray.kill(worker)
         self._workers = []
 
-    def _get(self, references: list[Any], timeout_s: float = START_TIMEOUT_S) -> list[Any]:
+    def _get(self, references: list[Any], watch: Watch | None = None) -> list[Any]:
         """Return all results; raise the first error at once, even if others never answer.
 
         Raises:
             WorkerHungError: If the trial's heart does not beat for too long.
         """
-        pending, known, since = list(references), last_beat(self._folder), time.monotonic()
+        pending, watch = list(references), watch or Watch(self._folder, START_TIMEOUT_S)
+        watch.begin()
         while pending:
-            poll = min(POLL_S, timeout_s / 4)
+            poll = min(POLL_S, watch.timeout_s / 4)
             ready, pending = ray.wait(pending, num_returns=1, timeout=poll)
             ray.get(ready)
-            beat = last_beat(self._folder)
-            if ready or beat != known:
-                known, since = beat, time.monotonic()
-            elif time.monotonic() - since > timeout_s:
+            if ready:
+                watch.begin()
+            elif watch.is_hung():
                 self._kill_workers()
-                raise WorkerHungError(f"no worker took a step for {timeout_s:.0f} s")
+                raise WorkerHungError(
+                    f"no worker took a step for {watch.timeout_s:.0f} s; if steps take that long, "
+                    "give --hang-timeout more"
+                )
         return list(ray.get(references))
 
     def _raise_if_one_died(self) -> None:

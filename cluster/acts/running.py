@@ -50,6 +50,7 @@ class Acts:
         self._storage = open_storage(config.storage, folder)
         self._identity = study_identity(folder)
         self._confirm_under = place.confirm_under
+        self._patience = place.patience
 
     def search(self, earlier: Callable[[], optuna.Study | None]) -> None:
         """Let Optuna propose designs of the space; the control and other known ones come first."""
@@ -137,11 +138,15 @@ class Acts:
         self._log(
             f"{act}: {size} trials, {ledger.num_ended} done, {self._slots.at_once()} at once"
         )
-        folder = self._folder / "ray" / act
+        given: Any = {
+            "slots": self._slots,
+            "folder": self._folder / "ray" / act,
+            "patience": self._patience,
+        }
         if self._confirm_under == "train" and act in LONG_RUNS:
-            train.run_trials(ledger, slots=self._slots, folder=folder, study=self._config.name)
+            train.run_trials(ledger, study=self._config.name, **given)
         else:
-            run_trials(ledger, slots=self._slots, folder=folder)
+            run_trials(ledger, **given)
         console.finish()
         if ledger.num_trials < size:
             self._log(f"{act}: {exhausted(self._config.space, ledger)}")

@@ -1,31 +1,40 @@
-"""Thin adapters that let Ray Tune run a ledger's trials: a searcher, a scheduler, a callback.
+"""Thin adapters that let Ray Tune run a ledger's trials: searchers, a scheduler, callbacks.
 
 None has state of its own that a restart would need, so they save nothing: a new driver
-opens the ledger again and continues.
+opens the ledger again and continues. Tune starts a lost trial again however often
+(`max_failures=-1`); here it is told when to stop.
 """
 
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ray.tune import Callback
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
-from ray.tune.search import Searcher
+from ray.tune.search import ConcurrencyLimiter, Searcher
 
+from cluster.dispatch.losses import Losses
 from cluster.study.ledger import Ledger
 from trainables.overlay import as_dict
+
+LOOK_S = 2.0  # between two looks at the nodes
 
 
 class StudySearcher(Searcher):
     """Hands the ledger's trials to Tune."""
 
-    def __init__(self, ledger: Ledger, threads: int) -> None:
-        """Propose from `ledger`; each worker of a trial computes with `threads`."""
+    def __init__(self, ledger: Ledger, threads: int, hang_timeout_s: float | None = None) -> None:
+        """Propose from `ledger`; each worker of a trial computes with `threads`.
+
+        A trial that is silent for `hang_timeout_s` counts as dead (see `heartbeat.Watch`).
+        """
         super().__init__(metric=None, mode=None)
         self._ledger = ledger
-        self._threads = threads
+        self._given = {"threads": threads, "hang_timeout_s": hang_timeout_s}
 
     def suggest(self, trial_id: str) -> Any:
         """Return the next trial's configuration; one that is promoted is a new trial to Tune."""
@@ -36,7 +45,7 @@ class StudySearcher(Searcher):
             "number": assignment.number,
             "trial": as_dict(assignment.config),
             "folder": str(assignment.folder),
-            "threads": self._threads,
+            **self._given,
         }
 
     def on_trial_complete(
@@ -55,19 +64,50 @@ class StudySearcher(Searcher):
         return {}
 
 
+class FittingSearcher(ConcurrencyLimiter):
+    """Asks a searcher for as many trials at once as the cluster has room for at the time."""
+
+    def __init__(self, searcher: Searcher, at_once: Callable[[], int]) -> None:
+        """Ask `searcher`; `at_once` looks at the cluster."""
+        super().__init__(searcher, max_concurrent=1)
+        self._at_once = at_once
+
+    def suggest(self, trial_id: str) -> Any:
+        """Return a trial if there is room for one."""
+        self.max_concurrent = self._at_once()
+        return super().suggest(trial_id)
+
+
 class StudyScheduler(FIFOScheduler):
     """Passes reports and endings to the ledger and stops what the ledger's pruner stops."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        """Decide by `ledger`."""
+    def __init__(self, ledger: Ledger, losses: Losses) -> None:
+        """Decide by `ledger`, and by `losses` whether a lost trial is started again."""
         super().__init__()  # type: ignore[no-untyped-call]
         self._ledger = ledger
+        self._losses = losses
+        self._given_up: dict[int, str] = {}  # trials that are not started again, with the reason
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Pass on a report; say whether the trial is to stop."""
-        report = json.loads(result["event"])
-        stop = self._ledger.report(trial.config["number"], report)
+        number, report = trial.config["number"], json.loads(result["event"])
+        self._losses.reported(number, report["step"])
+        stop = self._ledger.report(number, report)
         return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """Note that a trial's processes were lost, or could not be made."""
+        number = trial.config["number"]
+        if self._losses.is_last(number):
+            times = self._losses.num_in_a_row(number)
+            self._given_up[number] = f"lost {times} times without a new report: {_last(trial)}"
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """Take a trial that is given up out of Tune's queue, into which it comes after a loss."""
+        reason = self._given_up.pop(trial.config["number"], None)
+        if reason is not None:
+            self._ledger.fail(trial.config["number"], reason)
+            tune_controller.stop_trial(trial)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """Pass on how a trial ended; one whose last word is a report was stopped."""
@@ -85,7 +125,7 @@ class StudyScheduler(FIFOScheduler):
 
 
 class LostTrials(Callback):
-    """Records trials whose process was lost, or could not be made, more often than is retried."""
+    """Records trials that Tune itself does not start again."""
 
     def __init__(self, ledger: Ledger) -> None:
         """Tell `ledger`."""
@@ -93,10 +133,36 @@ class LostTrials(Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Record the last error that Tune saw."""
-        error = Path(trial.error_file).read_text() if trial.error_file else ""
-        lines = [line.strip() for line in error.splitlines() if line.strip()]
-        self._ledger.fail(trial.config["number"], lines[-1] if lines else "the process was lost")
+        self._ledger.fail(trial.config["number"], _last(trial))
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the ledger out of Tune's snapshots of its own arguments."""
         return {}
+
+
+class NodeWatch(Callback):
+    """Looks at the cluster's nodes now and then."""
+
+    def __init__(self, *looks: Callable[[], object]) -> None:
+        """Call each of `looks`; one that raises ends the search."""
+        self._looks = looks
+        self._looked = 0.0
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Look, if it is time to."""
+        if time.monotonic() < self._looked + LOOK_S:
+            return
+        self._looked = time.monotonic()
+        for look in self._looks:
+            look()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave what it calls out of Tune's snapshots of its own arguments."""
+        return {}
+
+
+def _last(trial: Any) -> str:
+    """Return the last line of what Tune noted of a trial's errors."""
+    error = Path(trial.error_file).read_text() if trial.error_file else ""
+    lines = [line.strip() for line in error.splitlines() if line.strip()]
+    return lines[-1] if lines else "the process was lost"

@@ -7,14 +7,17 @@ study's trials have: elastic ones, whose number would follow the cluster, are le
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cluster.dispatch import tune
+from cluster.dispatch.losses import Patience
 from cluster.dispatch.slots import Slots
 from cluster.study.ledger import Ledger
 from cluster.study.trials import Assignment
+from trainables.heartbeat import HANG_TIMEOUT_S
 from trainables.overlay import as_dict
 from trainables.ray_train_loop import EVENTS, FAILURE, read, train_loop
 
@@ -29,10 +32,13 @@ class _Fit:
     storage: str  # where Train keeps its own files
     num_workers: int
     resources: dict[str, float]  # of each worker
+    patience: Patience
     given: dict[str, Any]  # to `ray_train_loop.train_loop`
 
 
-def run_trials(ledger: Ledger, *, slots: Slots, folder: Path, study: str) -> None:
+def run_trials(
+    ledger: Ledger, *, slots: Slots, folder: Path, study: str, patience: Patience
+) -> None:
     """Run trials of a ledger that stops none early until it has no more.
 
     Train's own files go to `folder`. Trials of nodes that go continue on others.
@@ -48,7 +54,7 @@ def run_trials(ledger: Ledger, *, slots: Slots, folder: Path, study: str) -> Non
     options: Any = {
         "num_cpus": 0,
         "max_calls": 1,  # Train's signal handler keeps a controller as long as the process
-        "max_retries": tune.RETRIES,
+        "max_retries": patience.losses - 1,
         "scheduling_strategy": here,
     }
     fit: Any = ray.remote(**options)(_fit)
@@ -60,7 +66,7 @@ def run_trials(ledger: Ledger, *, slots: Slots, folder: Path, study: str) -> Non
                 if assignment is None:
                     break
                 trial = _Running(ledger, assignment)
-                started = fit.remote(_settings(assignment, slots, folder, study))
+                started = fit.remote(_settings(assignment, slots, folder, study, patience))
                 running[started] = trial
             ended, _ = ray.wait(list(running), timeout=LOOK_S)
             tune.check_own_node(own_node)
@@ -70,12 +76,15 @@ def run_trials(ledger: Ledger, *, slots: Slots, folder: Path, study: str) -> Non
                 running.pop(each).end(_result(each))
 
 
-def _settings(trial: Assignment, slots: Slots, folder: Path, study: str) -> _Fit:
+def _settings(
+    trial: Assignment, slots: Slots, folder: Path, study: str, patience: Patience
+) -> _Fit:
     return _Fit(
         name=f"{study}-{trial.name}",
         storage=str(folder.resolve()),
         num_workers=slots.num_workers,
         resources=tune.bundles(slots, trial.config)[-1],
+        patience=patience,
         given={
             "trial": as_dict(trial.config),
             "folder": str(trial.folder),
@@ -141,6 +150,7 @@ def _fit(fit: _Fit) -> str | None:
 
     from trainables.ray_trainable import HALVED
 
+    patience = fit.patience
     trainer = TorchTrainer(
         train_loop,
         train_loop_config=fit.given,
@@ -152,9 +162,9 @@ def _fit(fit: _Fit) -> str | None:
         run_config=ray.train.RunConfig(
             name=fit.name,
             storage_path=fit.storage,
-            failure_config=ray.train.FailureConfig(max_failures=tune.RETRIES),
+            failure_config=ray.train.FailureConfig(max_failures=patience.losses - 1),
         ),
-        torch_config=TorchConfig(timeout_s=int(tune.HANG_TIMEOUT_S)),
+        torch_config=TorchConfig(timeout_s=math.ceil(patience.hang_timeout_s or HANG_TIMEOUT_S)),
     )
     while True:
         try:

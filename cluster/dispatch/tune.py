@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from signal import SIGALRM, SIGINT
 from typing import Any
 
+from cluster.dispatch.losses import Losses, Patience
 from cluster.dispatch.slots import ClusterLostError, Slots, alive, check_memory, fit
 from cluster.study.ledger import Ledger
 from search_spaces.drawing import CONTROL
@@ -35,9 +36,6 @@ WORKER_ENVIRONMENT = {
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait take a busy machine's cores
 }
-LOOK_S = 2.0  # between two looks at the nodes
-RETRIES = 2  # of a trial whose process died; it continues from its checkpoint
-HANG_TIMEOUT_S = 3600.0  # without a step or a scored batch; then a worker counts as dead
 
 
 @contextmanager
@@ -138,15 +136,20 @@ def bundles(slots: Slots, config: TrialConfig) -> list[dict[str, float]]:
     return slots.bundles(_needed_bytes(config) if slots.gpu_bytes else 0)
 
 
+def living_nodes() -> set[str]:
+    """Return the names of the cluster's nodes that live."""
+    import ray
+
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
+
 def check_own_node(own: str) -> None:
     """See that this process still has the node that it was connected to.
 
     Raises:
         ClusterLostError: If it has not.
     """
-    import ray
-
-    if own not in {node["NodeID"] for node in ray.nodes() if node["Alive"]}:
+    if own not in living_nodes():
         raise ClusterLostError(
             "the Ray node that the search was started on is gone; the same command "
             "continues where this left off, once there is a cluster again"
@@ -158,8 +161,8 @@ def run_trials(
     *,
     slots: Slots,
     folder: Path,
+    patience: Patience = Patience(),  # noqa: B008 (frozen)
     trainable: type | None = None,
-    hang_timeout_s: float = HANG_TIMEOUT_S,
 ) -> None:
     """Run trials of the ledger until it has no more; Ray's own files go to `folder`.
 
@@ -171,33 +174,19 @@ def run_trials(
     """
     import ray
     from ray import tune
-    from ray.tune.search import ConcurrencyLimiter
 
-    from cluster.dispatch.adapters import LostTrials, StudyScheduler, StudySearcher
+    from cluster.dispatch.adapters import (
+        FittingSearcher,
+        LostTrials,
+        NodeWatch,
+        StudyScheduler,
+        StudySearcher,
+    )
     from trainables.ray_trainable import TrialGroup
 
-    class Limiter(ConcurrencyLimiter):
-        """Asks for as many trials at once as the cluster has room for at the time."""
-
-        def suggest(self, trial_id: str) -> Any:
-            self.max_concurrent = slots.at_once()
-            suggestion = super().suggest(trial_id)
-            if isinstance(suggestion, dict):
-                suggestion["hang_timeout_s"] = hang_timeout_s
-            return suggestion
-
     own_node = ray.get_runtime_context().get_node_id()
-
-    class OwnNode(tune.Callback):
-        """Ends the search if this process has no node any more; Tune would wait for ever."""
-
-        looked = 0.0
-
-        def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-            if time.monotonic() < self.looked + LOOK_S:
-                return
-            self.looked = time.monotonic()
-            check_own_node(own_node)
+    losses = Losses(limit=patience.losses, nodes=living_nodes)
+    searcher = StudySearcher(ledger, slots.threads, patience.hang_timeout_s)
 
     def resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
         return tune.PlacementGroupFactory(bundles(slots, from_dict(config["trial"])))
@@ -205,8 +194,8 @@ def run_trials(
     tuner = tune.Tuner(
         tune.with_resources(trainable or TrialGroup, resources),
         tune_config=tune.TuneConfig(
-            search_alg=Limiter(StudySearcher(ledger, slots.threads), max_concurrent=1),
-            scheduler=StudyScheduler(ledger),
+            search_alg=FittingSearcher(searcher, slots.at_once),
+            scheduler=StudyScheduler(ledger, losses),
             num_samples=-1,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: trial.trial_id,
@@ -215,8 +204,11 @@ def run_trials(
             name="tune",
             storage_path=str(folder.resolve()),
             verbose=0,
-            callbacks=[LostTrials(ledger), OwnNode()],
-            failure_config=tune.FailureConfig(max_failures=RETRIES),
+            callbacks=[
+                LostTrials(ledger),
+                NodeWatch(partial(check_own_node, own_node), losses.look),
+            ],
+            failure_config=tune.FailureConfig(max_failures=-1),  # `losses` says when it is enough
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials keep theirs
         ),
     )

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from cluster.dispatch.losses import Patience
 from cluster.dispatch.slots import fit
 from cluster.dispatch.tune import gpu_bytes, ray_cluster
 from cluster.preflight import storages
@@ -28,6 +29,7 @@ class Place:
     at_once: int | None = None  # trials; None: all that fit
     gpus_per_worker: float | None = None  # a share of one; None: a whole one where there are any
     confirm_under: str = "tune"  # one of `slots.CONFIRM_UNDER`
+    patience: Patience = field(default_factory=Patience)  # with trials that are lost or silent
 
     @property
     def shares_gpus(self) -> bool:

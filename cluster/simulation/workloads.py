@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.observers.results import COST, read_rows
+from cluster.simulation.draws import normal, uniform
 from cluster.simulation.virtual import Event
 from cluster.study.trials import mean_score
 from search_spaces.drawing import Space
@@ -25,22 +25,6 @@ RATES = (4.0, 5.0)  # how fast designs learn, over a whole training; early ranks
 SECONDS = (0.7, 1.5)  # a step of designs
 SCORING_S = 4.0  # seconds of an evaluation
 NAME = "score"  # of the one task
-
-
-def uniform(*parts: object) -> float:
-    """Return a number of [0, 1) that belongs to the parts.
-
-    >>> uniform("a", 1) == uniform("a", 1) != uniform("a", 2)
-    True
-    """
-    digest = hashlib.sha256(repr(parts).encode()).digest()
-    return int.from_bytes(digest[:7]) / 2**56
-
-
-def normal(*parts: object) -> float:
-    """Return a standard normal number that belongs to the parts (Box and Muller)."""
-    radius = math.sqrt(-2 * math.log(1 - uniform("radius", *parts)))
-    return radius * math.cos(2 * math.pi * uniform("angle", *parts))
 
 
 class Formula:

@@ -25,7 +25,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from cluster.dispatch.tune import HANG_TIMEOUT_S, ray_cluster, run_trials, slots
+from cluster.dispatch.losses import Patience
+from cluster.dispatch.tune import ray_cluster, run_trials, slots
 from cluster.study.ledger import Ledger
 from cluster.study.trials import Proposal
 from trainables.config import TrialConfig
@@ -190,7 +191,7 @@ def search(
     num_workers: int = 1,
     limit: int | None = 1,
     pruner: optuna.pruners.BasePruner | None = None,
-    hang_timeout_s: float = HANG_TIMEOUT_S,
+    hang_timeout_s: float | None = None,
 ) -> None:
     """Run the search on the cluster that this process is connected to."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -202,7 +203,7 @@ def search(
         slots=slots(overlay(BASE, {"engine.num_workers": num_workers}), limit),
         folder=folder / "ray",
         trainable=FormulaGroup,
-        hang_timeout_s=hang_timeout_s,
+        patience=Patience(hang_timeout_s=hang_timeout_s),
     )
 
 
@@ -213,7 +214,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--limit", type=int)
     parser.add_argument("--address")
-    parser.add_argument("--hang-timeout", type=float, default=HANG_TIMEOUT_S)
+    parser.add_argument("--hang-timeout", type=float)
     given = parser.parse_args(argv)
     with ray_cluster(given.address):
         search(

@@ -13,7 +13,7 @@ import pytest
 
 from cluster.dispatch.tune import ray_cluster
 from tests.cluster.test_halving import open_halving
-from tests.cluster.test_ledger import outcome
+from tests.cluster.test_ledger import open_ledger, outcome
 
 
 @pytest.fixture
@@ -45,13 +45,14 @@ def test_tune_pauses_promotes_and_ends_what_the_ledger_says(ray: Any, tmp_path: 
     from ray import tune
 
     from cluster.dispatch.adapters import LostTrials, StudyScheduler, StudySearcher
+    from cluster.dispatch.losses import Losses
 
     ledger, study, witness = open_halving(tmp_path)
     tune.Tuner(
         tune.with_resources(run_steps, {"CPU": 1}),
         tune_config=tune.TuneConfig(
             search_alg=StudySearcher(ledger, threads=1),
-            scheduler=StudyScheduler(ledger),
+            scheduler=StudyScheduler(ledger, Losses(limit=3)),
             num_samples=-1,
             max_concurrent_trials=1,
             reuse_actors=True,
@@ -76,3 +77,57 @@ def test_tune_pauses_promotes_and_ends_what_the_ledger_says(ray: Any, tmp_path: 
     waiting = [number for number in paused if number not in promoted]
     assert all(states[number] == "PRUNED" for number in waiting)
     assert set(states.values()) <= {"COMPLETE", "PRUNED"}
+
+
+def die_at_steps(config: dict[str, Any]) -> None:
+    """Train as `run_steps` does; design 1 dies after each new step, design 2 before its first."""
+    import os
+
+    from ray import tune
+
+    log = Path(config["folder"]) / "log"
+    taken = len(log.read_text().split()) if log.exists() else 0
+    if config["number"] == 2:
+        os._exit(1)
+    for step in range(1, 5):
+        if config["number"] == 1 and step > taken + 1:
+            os._exit(1)
+        if step > taken:
+            with log.open("a") as file:
+                file.write(f"{step}\n")
+        event = {"step": step, "loss": 1.0, "quick_score": 0.5, "seconds": 1.0}
+        tune.report({"kind": "Report", "event": json.dumps(event)})
+    tune.report({"kind": "Outcome", "event": json.dumps(outcome(a=0.5)), "done": True})
+
+
+@pytest.mark.slow
+def test_a_trial_that_gets_on_may_be_lost_often_and_one_that_does_not_may_not(
+    ray: Any, tmp_path: Path
+) -> None:
+    from ray import tune
+
+    from cluster.dispatch.adapters import LostTrials, StudyScheduler, StudySearcher
+    from cluster.dispatch.losses import Losses
+
+    ledger, study, _ = open_ledger(tmp_path, num_trials=3)
+    tune.Tuner(
+        tune.with_resources(die_at_steps, {"CPU": 1}),
+        tune_config=tune.TuneConfig(
+            search_alg=StudySearcher(ledger, threads=1),
+            scheduler=StudyScheduler(ledger, Losses(limit=2)),
+            num_samples=-1,
+            max_concurrent_trials=1,
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(tmp_path / "ray"),
+            verbose=0,
+            callbacks=[LostTrials(ledger)],
+            failure_config=tune.FailureConfig(max_failures=-1),
+        ),
+    ).fit()
+    assert ledger.is_done
+    states = [trial.state.name for trial in study.trials]
+    assert states == ["COMPLETE", "COMPLETE", "FAIL"]
+    reason = study.trials[2].user_attrs["reason"]
+    assert reason.startswith("lost 2 times without a new report: ")

@@ -247,6 +247,7 @@ def test_all_faults_come_in_one_message_before_anything_starts(
             *("--set", "poling.head=none", "--set", "training.batch_size=-1"),
             *("--set", "evaluation.split=confirming", "--set", "pooling.ffn_size=0"),
             *("--at-once", "-1", "--confirm-under", "trian"),
+            *("--max-losses", "0", "--hang-timeout", "soon"),
         ]
     )
     message = capsys.readouterr().err
@@ -263,6 +264,8 @@ def test_all_faults_come_in_one_message_before_anything_starts(
     assert "pooling.ffn_size: expected at least 1, got 0" in message
     assert "--at-once: expected at least 1, got -1" in message
     assert "--confirm-under: expected one of 'tune', 'train', got 'trian' (did you mean" in message
+    assert "--max-losses: expected at least 1, got 0" in message
+    assert "--hang-timeout: expected a number, got 'soon'" in message
     assert not list(tmp_path.iterdir())
 
 

@@ -91,6 +91,16 @@ def test_the_makespan_is_that_of_full_workers(num_workers: int, rounds: int) -> 
     assert found.steps_to_best <= 16 * num_workers
 
 
+def test_losses_cost_time_and_no_steps() -> None:
+    settings = config(num_trials=10, sampler="random", pruner="none")
+    calm, rough = (
+        simulate(settings, Alike(), 1, losses_per_hour=rate)  # type: ignore[arg-type]
+        for rate in (0.0, 60.0)
+    )
+    assert rough.steps == calm.steps
+    assert rough.seconds > calm.seconds + 25
+
+
 def test_halving_trains_a_fraction(formula: Formula) -> None:
     usual = config(num_trials=30, sampler="random", pruner="none")
     whole = simulate(usual, formula, 3)
@@ -157,6 +167,7 @@ def test_all_faults_of_the_command_come_together(
 ) -> None:
     wrong = [
         *("--space", "atention", "--workers", "0", "--seeds", "x", "--samplers", "tpee", "random"),
+        *("--losses", "-1"),
         *("--pruners", "halvng", "--steps", "-1", "--eta", "1", "--startup", "q", "--trails", "5"),
     ]
     assert main(wrong) == 2
@@ -165,6 +176,7 @@ def test_all_faults_of_the_command_come_together(
         "--trails",
         "--workers",
         "--seeds",
+        "--losses",
         "--steps (training.steps)",
         "--space",
         "--samplers",

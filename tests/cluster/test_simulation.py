@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import warnings
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
-from optuna.storages import BaseStorage
+from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.storages.journal import BaseJournalBackend
 
 from cluster.settings import StudyConfig
 from cluster.simulate import open_ledger, quiet
-from cluster.simulation.virtual import Event, Simulation
-from cluster.simulation.workloads import Formula, uniform
+from cluster.simulation.draws import uniform
+from cluster.simulation.virtual import RESTART_S, Event, Simulation
+from cluster.simulation.workloads import Formula
 from cluster.study.opening import open_study
 from cluster.study.storage import Journal, open_storage
 from cluster.study.trials import Assignment, Ending
@@ -32,6 +35,9 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         quiet()
         yield
+
+
+PIECE_S = 100.0
 
 
 class Killed(BaseException):
@@ -57,14 +63,31 @@ class Memory(BaseJournalBackend):
 
 
 class Rough(Formula):
-    """A formula of which some trials fail and some are lost."""
+    """A formula of which some trials fail."""
 
     def events(self, config: dict[str, Any]) -> list[Event]:
         events = list(super().events(config))
-        luck = uniform(self.score(flatten(config)))
-        if luck < 0.2:
+        if self.luck(config) < 0.3:
             events[:] = [Event(1.0, "Failure", "TrainingError: loss")]
-        elif luck < 0.4:
+        return events
+
+    def luck(self, config: dict[str, Any]) -> float:
+        return uniform(self.score(flatten(config)))
+
+
+class Slow(Rough):
+    """Trials of which each event takes `PIECE_S`."""
+
+    def events(self, config: dict[str, Any]) -> list[Event]:
+        return [Event(PIECE_S, event.kind, event.value) for event in super().events(config)]
+
+
+class Doomed(Rough):
+    """Trials of which some are lost after their first report, whenever they are started."""
+
+    def events(self, config: dict[str, Any]) -> list[Event]:
+        events = super().events(config)
+        if self.luck(config) > 0.7:
             events[1:] = [Event(1.0, "Lost", None)]
         return events
 
@@ -179,3 +202,69 @@ def test_a_search_in_a_database_goes_on_as_one_in_the_journal(
     assert 3 < lives < 99
     found = decisions(open_storage(config.storage, tmp_path), config)
     assert found == decisions(Journal(journal), config)
+
+
+def test_a_trial_that_is_lost_again_and_again_fails(tmp_path: Path) -> None:
+    backend, config = Memory(), setting(sampler="random", pruner="none")
+    doomed = Doomed(SPACES["attention"], BASE, EMBEDDED)
+    search(backend, config, doomed, 2, tmp_path)
+    lost = 0
+    for _, state, _, _, reports, told in decisions(Journal(backend), config):
+        if told["reason"] and told["reason"].startswith("lost "):
+            lost += 1
+            assert (state, list(reports)) == ("FAIL", [1])
+            times = int(told["reason"].split()[1])
+            assert 3 <= times <= 5  # those together with another trial's first do not count
+    assert lost > 0
+
+
+@pytest.fixture(scope="module")
+def slow() -> Slow:
+    return Slow(SPACES["attention"], BASE, EMBEDDED)
+
+
+def test_lost_nodes_take_time_and_change_no_decision(slow: Slow, tmp_path: Path) -> None:
+    """One trial at a time: with several, what ends first decides what is proposed next."""
+    config = setting(sampler="tpe", pruner="halving")
+    calm, rough = Memory(), Memory()
+    whole = search(calm, config, slow, 1, tmp_path / "calm")
+    world = Simulation(slow, 1, losses_per_hour=20.0)
+    world.run(open_ledger(config, Journal(rough), tmp_path / "rough", EMBEDDED))
+    assert world.num_lost > 10
+    assert decisions(Journal(rough), config) == decisions(Journal(calm), config)
+    assert world.steps == whole.steps
+    added = world.seconds - whole.seconds
+    assert RESTART_S * world.num_lost < added < (RESTART_S + PIECE_S) * world.num_lost
+
+
+def test_losses_and_kills_together(slow: Slow, tmp_path: Path) -> None:
+    config = setting(sampler="tpe", pruner="halving")
+    whole, undisturbed = Memory(), Simulation(slow, 2, losses_per_hour=20.0)
+    undisturbed.run(open_ledger(config, Journal(whole), tmp_path / "whole", EMBEDDED))
+    for kill_at in range(3, whole.writes, 11):
+        backend, world = Memory(), Simulation(slow, 2, losses_per_hour=20.0)
+        backend.kill_at = kill_at
+        with pytest.raises(Killed):
+            world.run(open_ledger(config, Journal(backend), tmp_path / "cut", EMBEDDED))
+        world.run(open_ledger(config, Journal(backend), tmp_path / "cut", EMBEDDED))
+        assert decisions(Journal(backend), config) == decisions(Journal(whole), config)
+        assert (world.seconds, world.num_lost) == (undisturbed.seconds, undisturbed.num_lost)
+
+
+def test_losses_take_as_long_as_a_poisson_process_says(tmp_path: Path) -> None:
+    rate = 20.0
+    config = setting(sampler="random", pruner="none", num_trials=1)
+    slow = Slow(SPACES["attention"], BASE, EMBEDDED)
+    seconds = []
+    for seed in range(400):
+        world = Simulation(slow, 1, losses_per_hour=rate, seed=seed)
+        world.run(open_ledger(config, InMemoryStorage(), tmp_path / str(seed), EMBEDDED))
+        seconds.append(world.seconds)
+    pieces = BASE.training.steps + 1  # a report of each step, and the scores
+    assert fmean(seconds) == pytest.approx(pieces * piece_with_losses(rate / 3600), rel=0.03)
+
+
+def piece_with_losses(rate: float) -> float:
+    """Return the mean time of a piece of work that begins anew, after a restart, if disturbed."""
+    again = (math.exp(rate * (PIECE_S + RESTART_S)) - 1) / rate
+    return (1 - math.exp(-rate * PIECE_S)) * (1 / rate + again)
