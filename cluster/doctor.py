@@ -147,7 +147,7 @@ def memory() -> Iterator[Finding]:
 
 def disks(outputs: Path) -> Iterator[Finding]:
     """Look at the folders that are written."""
-    from cluster.preflight.surroundings import folder_fault, free_bytes
+    from cluster.preflight.folders import folder_fault, free_bytes
     from trainables.assets import cache_folder
 
     for name, folder, needed in (

@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from cluster.arguments import with_flags
+from cluster.command_line import parse
 from cluster.command_line import parser as search_parser
 from cluster.submission import jobs
 from trainables.config import ConfigError
@@ -58,8 +60,8 @@ def submit(argv: Sequence[str]) -> int:
     from cluster.submission.checks import check_submission
 
     given, flags = parser().parse_known_args(argv)
-    arguments = search_parser().parse_args(flags)
-    check_submission(arguments, flags, given.environment)
+    arguments, unknown = parse(search_parser(), flags)
+    check_submission(arguments, flags, given.environment, unknown)
     client = jobs.connect(given.address)
     metadata = {"study": arguments.study, "outputs": str(arguments.outputs)}
     job = jobs.submit(client, flags, given.environment, install=given.install, metadata=metadata)
@@ -122,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return ask(words[0], words[1:])
         return submit(words)
     except ConfigError as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"{with_flags(str(error))}\n")
         return 2
 
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import yaml
 
+from cluster.arguments import value
 from cluster.command_line import parser as search_parser
-from cluster.command_line import value
 from cluster.manifests import image, kuberay, launcher, slurm
 from cluster.manifests.deployment import KINDS, RUNS, Deployment
 from trainables.config import ConfigError

@@ -19,7 +19,7 @@ def await_nodes(address: str, wanted: int, timeout_s: float = TIMEOUT_S) -> int:
 
     from cluster.dispatch.slots import alive
     from cluster.dispatch.tune import ray_cluster
-    from cluster.preflight.surroundings import server_fault
+    from cluster.preflight.storages import server_fault
 
     deadline = time.monotonic() + timeout_s
     while server_fault(f"ray://{address}"):  # Ray itself would try for minutes

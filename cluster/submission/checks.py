@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cluster.command_line import settings
+from cluster.arguments import settings
 from cluster.manifests.deployment import LOGIN, secret_value
-from cluster.preflight.checks import Faults, mode_faults
+from cluster.preflight.faults import Faults
+from cluster.preflight.unread import unread
 from cluster.settings import StudyConfig
 from trainables.config import TrialConfig
 from trainables.faults import check
@@ -21,17 +22,22 @@ FILES = ("model", "train_data", "first", "deepspeed", "warm_start")  # options t
 
 
 def check_submission(
-    arguments: argparse.Namespace, flags: Sequence[str], names: Sequence[str]
+    arguments: argparse.Namespace,
+    flags: Sequence[str],
+    names: Sequence[str],
+    unknown: Mapping[str, str | None],
 ) -> None:
     """Refuse a search that cannot start on the cluster, as far as can be seen here.
 
-    `flags` are the words that `arguments` were read from, `names` variables that go along.
+    `flags` are the words that `arguments` were read from, `names` variables that go along,
+    `unknown` what is no flag.
 
     Raises:
         ConfigError: With every fault.
     """
     faults = Faults()
     found = {
+        **unknown,
         "outputs": outputs_fault(arguments.outputs),
         "environment": environment_fault(names, os.environ),
         "flags": flags_fault(flags),
@@ -39,7 +45,7 @@ def check_submission(
     }
     faults.during(lambda: check(found))
     study, trial = settings(_readable(arguments))
-    faults.during(lambda: check(mode_faults(study)))
+    faults.during(lambda: check(unread(study)))
     base = faults.during(lambda: overlay(TrialConfig(), trial)) or TrialConfig()
     faults.during(lambda: StudyConfig(**study, base=base))
     _check_tasks(base, faults)

@@ -119,6 +119,7 @@ def recorded(folder: Path) -> Path:
             "trial": name,
             "status": "complete",
             "split": "choosing",
+            "role": "search",
             "params": {**CONTROL, "attention.mask": mask},
             "scores": {"a": score},
             "categories": {"a": "STS"},
