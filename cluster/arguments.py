@@ -19,6 +19,7 @@ STUDY = {  # fields of `StudyConfig` by the flags' names
     "trials": "num_trials",
     "finalists": "num_finalists",
     "seeds": "num_seeds",
+    "smallest_effect": "smallest_effect",
     "seed": "seed",
     "objectives": "objectives",
     "sampler": "sampler",
@@ -44,6 +45,7 @@ TRIAL = {  # fields of `TrialConfig`
 }
 NUMBERS = (
     *("trials", "finalists", "seeds", "seed", "startup", "first_rung", "eta", "fraction", "tune"),
+    "smallest_effect",
     *("layers", "workers"),
 )
 OWN = (  # names of faults that are not fields

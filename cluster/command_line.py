@@ -156,6 +156,8 @@ def _study(made: argparse.ArgumentParser) -> None:
     group.add_argument("--space", help=SPACE)
     group.add_argument("--mode", help=MODE)
     group.add_argument("--seeds", metavar="N", help=_with("fresh seeds of each", STUDY.num_seeds))
+    effect = _with("difference of scores that counts, 0 to 1", STUDY.smallest_effect)
+    group.add_argument("--smallest-effect", metavar="D", help=effect)
     group.add_argument("--seed", metavar="N", help=_with("of the proposals", STUDY.seed))
     group.add_argument("--storage", metavar="URL", help=STORAGE)
 
@@ -207,6 +209,13 @@ def _trials(made: argparse.ArgumentParser) -> None:
 
 
 def _here(made: argparse.ArgumentParser) -> None:
+    group = this_run(made)
+    only = "stop before the confirmation, which `python -m cluster.confirm` runs then"
+    group.add_argument("--search-only", action="store_true", help=only)
+
+
+def this_run(made: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add the options of where and how a study is run, which it does not keep."""
     group = made.add_argument_group("this run", "Another run of the study may have others.")
     group.add_argument("--address", help="a Ray cluster, or auto (default: Ray on this machine)")
     group.add_argument("--at-once", metavar="N", help="trials at once (default: all that fit)")
@@ -221,6 +230,7 @@ def _here(made: argparse.ArgumentParser) -> None:
     )
     dry = "check everything, say the plan, its cost and its end, and run nothing"
     group.add_argument("--dry-run", action="store_true", help=dry)
+    return group
 
 
 def _with(text: str, default: object) -> str:

@@ -91,14 +91,37 @@ def _is_embedded(given: Any) -> bool:
     return isinstance(given, DataConfig) and given.name == EMBEDDED_TRAIN_DATA
 
 
-def run_study(config: StudyConfig, place: Place, *, log: Log) -> bool:
-    """Search, confirm and report; return whether there was a design to confirm.
+def run_study(config: StudyConfig, place: Place, *, log: Log, confirm: bool = True) -> bool:
+    """Search, confirm and report; return whether a design was confirmed.
 
     Raises:
         ConfigError: If the study's folder holds other settings, or another process works on it.
     """
+    write_once(config, place.outputs / config.name)
+
+    def act(acts: Acts) -> bool:
+        if config.mode == "factorial":
+            return acts.factorial()
+        acts.search(partial(open_earlier, config, place.outputs))
+        return confirm and acts.confirm()
+
+    return _driven(config, place, log, act)
+
+
+def confirm_study(config: StudyConfig, place: Place, *, log: Log) -> bool:
+    """Confirm what a study has found, and report; return whether there was a design to confirm.
+
+    What is confirmed follows `config` where it has not been decided before.
+
+    Raises:
+        ConfigError: If another process works on the study.
+    """
+    return _driven(config, place, log, Acts.confirm)
+
+
+def _driven(config: StudyConfig, place: Place, log: Log, act: Callable[[Acts], bool]) -> bool:
+    """Act as the one driver of a study, report, and return what the act does."""
     folder = place.outputs / config.name
-    write_once(config, folder)
     lock = driver_lock(folder)
     try:
         lock.acquire(timeout=0)
@@ -110,14 +133,9 @@ def run_study(config: StudyConfig, place: Place, *, log: Log) -> bool:
         datasets = mlflow_datasets(config.base.training.data)
         tracker = Tracker(config.name, place.outputs, shown, identity, datasets=datasets, log=log)
         with ray_cluster(place.address, dashboard=place.confirm_under == "train"):
-            acts = Acts(config, folder, tracker, place, log)
-            if config.mode == "factorial":
-                confirmed = acts.factorial()
-            else:
-                acts.search(partial(open_earlier, config, place.outputs))
-                confirmed = acts.confirm()
+            done = act(Acts(config, folder, tracker, place, log))
         write_report(folder, tracker, log)
-        return confirmed
+        return done
 
 
 def write_report(folder: Path, tracker: Tracker, log: Log) -> None:

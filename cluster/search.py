@@ -57,7 +57,8 @@ def _run(arguments: argparse.Namespace, unknown: dict[str, str | None]) -> int:
     from cluster.preflight.plan import summary
 
     _say(summary(forecast))
-    return 0 if run_study(config, place, log=_say) else 1
+    then = not arguments.search_only
+    return 0 if run_study(config, place, log=_say, confirm=then) or not then else 1
 
 
 def place_of(arguments: argparse.Namespace) -> tuple[Place, dict[str, str | None]]:

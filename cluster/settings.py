@@ -57,6 +57,7 @@ class StudyConfig:
     num_trials: int = 10
     num_finalists: int = 2  # designs trained again beside the control
     num_seeds: int = 3  # fresh seeds of each of them
+    smallest_effect: float = 0.01  # of interest, in units of the score
     seed: int = 0  # of the proposals
     objectives: tuple[str, ...] = (SCORE,)
     sampler: str = "tpe"
@@ -95,6 +96,7 @@ class StudyConfig:
                 "num_trials": whole(self.num_trials, at_least=1),
                 "num_finalists": whole(self.num_finalists, at_least=1),
                 "num_seeds": whole(self.num_seeds, at_least=1),
+                "smallest_effect": number(self.smallest_effect, above=0, at_most=1),
                 "seed": whole(self.seed, at_least=0),
             }
         )

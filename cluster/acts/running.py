@@ -9,7 +9,7 @@ from typing import Any
 
 import optuna
 
-from cluster.acts import confirm, factorial
+from cluster.acts import confirm, factorial, registering
 from cluster.acts.confirm import Run
 from cluster.dispatch import train
 from cluster.dispatch.tune import run_trials, slots
@@ -78,7 +78,10 @@ class Acts:
         if not confirm.finalists(rows, config.num_finalists, config.objectives):
             self._log("confirm: no design beside the control was finished")
             return False
-        self._planned("confirm", confirm.kept_plan(config, rows, self._folder / "confirm"))
+        runs = confirm.kept_plan(config, rows, self._folder / "confirm")
+        plan = registering.registered(config, runs, self._folder, self._log)
+        self._tracker.planned(plan.sha256)
+        self._planned("confirm", runs)
         return True
 
     def factorial(self) -> bool:

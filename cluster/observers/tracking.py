@@ -95,6 +95,10 @@ class Tracker:
             status=STATUS[ending.status],
         )
 
+    def planned(self, sha256: str) -> None:
+        """Keep the hash of the confirmation's plan, before any of its runs begins."""
+        self._add("", tags={"plan_sha256": sha256})
+
     def link(self, name: str) -> dict[str, str]:
         """Return where a trial that was started is shown: its run, and a page if there is one."""
         until = time.monotonic() + LINK_S

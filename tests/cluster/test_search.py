@@ -21,6 +21,7 @@ from mlflow import MlflowClient
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
+from analysis import registration
 from cluster.arguments import mix, settings
 from cluster.command_line import parser
 from cluster.search import main
@@ -137,6 +138,22 @@ def test_from_command_to_verdict_through_kills_and_failing_designs(
     assert "search: all 4 trials are done" in again
     assert f"confirm: all {len(confirmed)} trials are done" in again
     assert rows(folder) == table
+    check_plan(folder, search)
+
+
+def check_plan(folder: Path, search: list[dict[str, Any]]) -> None:
+    """The confirmation was planned from the search, and the plan's hash is in MLflow."""
+    plan, sha256 = registration.read(folder) or pytest.fail("no plan")
+    assert plan.sha256 == sha256
+    assert [design.role for design in plan.designs] == ["control", "finalist"]
+    assert {task for names in plan.tasks.values() for task in names} == set(TASKS)
+    assert set(plan.winners.values()) == {plan.designs[1].label}
+    assert plan.designs[1].design in {row["design"] for row in search}
+    client = MlflowClient(f"sqlite:///{folder.parent}/mlflow.db")
+    experiment = client.get_experiment_by_name("poolsearch")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id], f"tags.plan_sha256 = '{sha256}'")
+    assert run.data.tags["kind"] == "search"
 
 
 @pytest.mark.slow
