@@ -107,12 +107,17 @@ def test_a_control_that_the_space_does_not_have_is_a_cell_nonetheless() -> None:
 
 def test_what_cannot_be_had_is_refused_together() -> None:
     with pytest.raises(ConfigError) as raised:
-        factorial(study_of(factors=("attention.mak", TWO[1]), fraction=99), SHAPE)
+        factorial(study_of(factors=("attention.mak", TWO[1]), fraction=9999), SHAPE)
     lines = str(raised.value).splitlines()
     assert len(lines) == 2
     assert lines[0].startswith("factors.attention.mak: expected one of 'attention.mask', ")
     assert lines[0].endswith("got 'attention.mak' (did you mean 'attention.mask'?)")
-    assert lines[1].startswith("fraction: expected at most 4, the cells of the space, got 99; ")
+    assert lines[1].startswith(
+        "fraction: expected at most "
+    )  # all of them
+    assert lines[1].endswith(", the cells of the space, got 9999; leave it out for all of them")
+    with pytest.raises(ConfigError, match="fraction: expected at most 12, the cells of the space"):
+        factorial(study_of(fraction=13), SHAPE)
 
 
 def test_settings_are_the_bases_own_and_others_spread_around_it() -> None:

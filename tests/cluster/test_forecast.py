@@ -50,10 +50,10 @@ def steady(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forecasts, "nodes", lambda address, looks: machine)
 
 
-def made_of(base: TrialConfig, tmp_path: Path, **changes: Any) -> Forecast:
+def made_of(base: TrialConfig, tmp_path: Path, filled: float = 1.0, **changes: Any) -> Forecast:
     config = StudyConfig(**({"base": base} | changes))
     place = Place(outputs=tmp_path)
-    return forecast(config, acts_of_search(config), [CONTROL, HEAD], SHAPE, place)
+    return forecast(config, acts_of_search(config), [CONTROL, HEAD], SHAPE, place, filled)
 
 
 def test_the_acts_of_a_search_are_its_designs_and_the_confirmation() -> None:
