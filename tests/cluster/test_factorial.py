@@ -112,9 +112,7 @@ def test_what_cannot_be_had_is_refused_together() -> None:
     assert len(lines) == 2
     assert lines[0].startswith("factors.attention.mak: expected one of 'attention.mask', ")
     assert lines[0].endswith("got 'attention.mak' (did you mean 'attention.mask'?)")
-    assert lines[1].startswith(
-        "fraction: expected at most "
-    )  # all of them
+    assert lines[1].startswith("fraction: expected at most ")  # all of them
     assert lines[1].endswith(", the cells of the space, got 9999; leave it out for all of them")
     with pytest.raises(ConfigError, match="fraction: expected at most 12, the cells of the space"):
         factorial(study_of(fraction=13), SHAPE)

@@ -9,18 +9,17 @@ import optuna
 import pytest
 from filelock import FileLock
 
-from cluster.acts.factorial import check_factors
 from cluster.arguments import with_flags
 from cluster.preflight import plan
 from cluster.preflight.filling import filling
-from cluster.preflight.forecast import Forecast, acts_of_search
+from cluster.preflight.forecast import Forecast
 from cluster.preflight.surroundings import Node, Place
 from cluster.search import main
 from cluster.settings import StudyConfig, write_once
 from cluster.study.opening import claim
 from tests.cluster import test_forecast
-from tests.cluster.test_forecast import SHAPE, made_of
-from trainables.config import ConfigError, TrialConfig
+from tests.cluster.test_forecast import made_of
+from trainables.config import TrialConfig
 from trainables.data import open_data
 from trainables.overlay import overlay
 from trainables.tokenizer import Tokenizer
@@ -121,11 +120,6 @@ def test_factors_are_looked_at_where_the_model_is_not_known(
         "--factors (factors.pooling.hed)",
         "--model (backbone.model)",
     ]
-    with pytest.raises(
-        ConfigError, match=r"factors\.pooling\.hed: .*did you mean 'pooling\.head'"
-    ):
-        config = StudyConfig(mode="factorial", space="pooling", factors=("pooling.hed",))
-        check_factors(config, SHAPE)
 
 
 def test_a_study_with_other_settings_is_faulted_with_the_rest(
@@ -162,7 +156,6 @@ def test_a_share_of_a_gpu_that_is_too_small_is_refused_beforehand(
     (fault,) = told(3 * needed)
     assert fault.startswith("gpus-per-worker: expected at least 0.5, as the control takes about ")
     assert with_flags(fault).startswith("--gpus-per-worker: expected")
-    assert acts_of_search(StudyConfig())[0].name == "search"
 
 
 def test_the_filling_is_that_of_all_steps_texts(base: TrialConfig, tiny_pairs: Path) -> None:
