@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -114,8 +115,10 @@ def _closest(study: Mapping[str, Any], trial: Mapping[str, Any], faults: Faults)
         try:
             config = StudyConfig(**fields, base=base)
         except ConfigError as error:
-            faults.note(str(error).splitlines())
-            wrong = {line.partition(":")[0].partition(".")[0] for line in str(error).splitlines()}
+            lines = str(error).splitlines()
+            faults.note(lines)
+            wrong = {line.partition(":")[0].partition(".")[0] for line in lines} & fields.keys()
+            wrong = wrong or set(fields)  # a default that does not suit what was given
             refused |= wrong
             fields = {name: value for name, value in fields.items() if name not in wrong}
     usual = dataclasses.replace(EMBEDDED, depth=base.backbone.num_layers or EMBEDDED.depth)
