@@ -10,7 +10,7 @@ from typing import Any
 
 from cluster.acts.factorial import acts_of, check_factors, factorial
 from cluster.observers.tracking import tracking_uri
-from cluster.preflight.designs import check_cells, check_owned, check_space, draws
+from cluster.preflight.designs import check_cells, check_owned, check_space, draws, num_designs
 from cluster.preflight.faults import Faults
 from cluster.preflight.filling import filling
 from cluster.preflight.folders import folder_fault
@@ -88,7 +88,7 @@ def foresee(config: StudyConfig, shape: Shape, place: Place, filled: float = 1.0
         made = factorial(config, shape)
         acts, drawn = acts_of(config, made), made.cells
     else:
-        acts = acts_of_search(config)
+        acts = acts_of_search(config, num_designs(config, shape))
         drawn = tuple(draws(SPACES[config.space], config.base, shape))
     found = forecast(config, acts, drawn, shape, place, filled)
     faults = [*resource_faults(found), *share_faults(found)]
