@@ -154,7 +154,8 @@ def _plural(word: str, count: float) -> str:
 def plan_of_search(config: StudyConfig, made: Forecast) -> list[str]:
     """Return the plan of a search in words."""
     num_trials = made.acts[0].num_trained
-    fewer = f"; it has no {config.num_trials}" if num_trials < config.num_trials else ""
+    asked = config.num_trials
+    fewer = f", and no more ({asked} were asked for)" if num_trials < asked else ""
     return [
         f"search: {num_trials} designs of {config.space}, the control among them{fewer}",
         f"confirm: the best {config.num_finalists} and the control, {config.num_seeds} fresh "
