@@ -66,6 +66,7 @@ def flag(name: str) -> str:
 FLAGS = {field: flag(name) for name, field in (STUDY | TRIAL).items()} | {
     name: flag(name) for name in OWN
 }
+FLAGS["base.seed"] = "--set seed"  # of the trials; --seed is the study's
 
 
 def settings(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -141,11 +142,14 @@ def with_flags(message: str, flags: Mapping[str, str] = FLAGS) -> str:
 
 def _with_flag(line: str, flags: Mapping[str, str]) -> str:
     name, colon, fault = line.partition(": ")
+    name = name if name in flags else name.removeprefix("base.")
     parts = name.split(".")
     heads = (".".join(parts[:count]) for count in range(len(parts), 0, -1))
     head = next((head for head in heads if head in flags), None)
-    if not colon or head is None:
+    if not colon:
         return line
+    if head is None:
+        return f"{name}: {fault}"
     plain = name == head and "." not in name
     return f"{flags[head]}: {fault}" if plain else f"{flags[head]} ({name}): {fault}"
 

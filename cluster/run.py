@@ -67,7 +67,7 @@ def describe(config: StudyConfig, forecast: Forecast) -> list[str]:
     from trainables import designs
 
     if config.mode == "search":
-        return plan.lines(forecast, plan.plan_of_search(config))
+        return plan.lines(forecast, plan.plan_of_search(config, forecast))
     made = factorial.factorial(config, designs.shape(config.base.backbone))
     return plan.lines(forecast, factorial.describe(config, made))
 
@@ -166,5 +166,5 @@ def quiet_libraries() -> None:
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    for name in ("mlflow", "alembic", "sqlalchemy"):
+    for name in ("mlflow", "alembic", "sqlalchemy", "huggingface_hub"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -84,9 +84,10 @@ def _faults(
     config: StudyConfig, shape: Shape, everything: Sequence[Cell], size: int
 ) -> dict[str, str | None]:
     faults = _unknown_factors(config, shape)
-    if size > len(everything):
+    most = len(_distinct(config.space, config.base, shape, ())[0]) if faults else len(everything)
+    if size > most:
         faults["fraction"] = (
-            f"expected at most {len(everything)}, the cells of the space, got {size}; "
+            f"expected at most {most}, the cells of the space, got {size}; "
             "leave it out for all of them"
         )
     if len(everything) < 2:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cluster.acts.factorial import acts_of, check_factors, factorial
 from cluster.observers.tracking import tracking_uri
-from cluster.preflight.designs import check_cells, check_owned, check_space, draws
+from cluster.preflight.designs import check_cells, check_owned, check_space, draws, num_designs
 from cluster.preflight.faults import Faults
 from cluster.preflight.filling import filling
 from cluster.preflight.folders import folder_fault
@@ -19,7 +20,7 @@ from cluster.preflight.plan import resource_faults, share_faults
 from cluster.preflight.surroundings import Place, nodes, tracking_fault
 from cluster.preflight.unread import unread
 from cluster.settings import StudyConfig
-from cluster.study.priors import check_known
+from cluster.study.priors import Known, check_known
 from search_spaces.spaces import SPACES
 from trainables.config import ConfigError, TrialConfig
 from trainables.faults import check
@@ -33,7 +34,7 @@ class _Given:
     """What was given, as far as it is fine, so that all else can be checked too."""
 
     config: StudyConfig
-    shape: Shape  # the embedded model's where it is not known
+    shape: Shape  # much like the embedded model's where it is not known
     shape_known: bool
     refused: set[str]  # fields of the study, and of its base
 
@@ -66,7 +67,7 @@ def configure(
     config, base = given.config, given.config.base
     _check_trial(trial, given, faults)
     if "space" not in given.refused:
-        _check_designs(given, faults)
+        _check_designs(given, study.get("first", ()), faults)
     check_neighbours(config, place.outputs, given.refused, faults)
     filled = faults.during(lambda: _filling(base, complete=not faults.lines))
     made = None
@@ -87,7 +88,7 @@ def foresee(config: StudyConfig, shape: Shape, place: Place, filled: float = 1.0
         made = factorial(config, shape)
         acts, drawn = acts_of(config, made), made.cells
     else:
-        acts = acts_of_search(config)
+        acts = acts_of_search(config, num_designs(config, shape))
         drawn = tuple(draws(SPACES[config.space], config.base, shape))
     found = forecast(config, acts, drawn, shape, place, filled)
     faults = [*resource_faults(found), *share_faults(found)]
@@ -105,7 +106,7 @@ def place_faults(place: Place) -> dict[str, str | None]:
 
 def _closest(study: Mapping[str, Any], trial: Mapping[str, Any], faults: Faults) -> _Given:
     """Note what is wrong with the fields of a study and its base; return the rest."""
-    whole = faults.during(lambda: overlay(TrialConfig(), trial))
+    whole = faults.during(lambda: _trial(trial))
     base = whole or _fine_part(trial)
     refused = set() if whole else {f"base.{name}" for name in trial}
     shape, base = _with_depth(base, faults)
@@ -114,13 +115,26 @@ def _closest(study: Mapping[str, Any], trial: Mapping[str, Any], faults: Faults)
         try:
             config = StudyConfig(**fields, base=base)
         except ConfigError as error:
-            faults.note(str(error).splitlines())
-            wrong = {line.partition(":")[0].partition(".")[0] for line in str(error).splitlines()}
+            lines = str(error).splitlines()
+            faults.note(lines)
+            wrong = {line.partition(":")[0].partition(".")[0] for line in lines} & fields.keys()
+            wrong = wrong or set(fields)  # a default that does not suit what was given
             refused |= wrong
             fields = {name: value for name, value in fields.items() if name not in wrong}
+    usual = dataclasses.replace(EMBEDDED, depth=base.backbone.num_layers or EMBEDDED.depth)
     return _Given(
-        config=config, shape=shape or EMBEDDED, shape_known=shape is not None, refused=refused
+        config=config, shape=shape or usual, shape_known=shape is not None, refused=refused
     )
+
+
+def _trial(trial: Mapping[str, Any]) -> TrialConfig:
+    """Return the configuration of all trials; its seed is not the study's."""
+    try:
+        return overlay(TrialConfig(), trial)
+    except ConfigError as error:
+        lines = str(error).splitlines()
+        own = [f"base.{line}" if line.startswith("seed:") else line for line in lines]
+        raise ConfigError("\n".join(own)) from error
 
 
 def _fine_part(values: Mapping[str, Any]) -> TrialConfig:
@@ -157,7 +171,7 @@ def _check_trial(trial: Mapping[str, Any], given: _Given, faults: Faults) -> Non
     faults.during(lambda: check_kernels(engine))
 
 
-def _check_designs(given: _Given, faults: Faults) -> None:
+def _check_designs(given: _Given, first: Sequence[Known], faults: Faults) -> None:
     """Note what is wrong with the designs: those named, those of the space, a factorial's cells.
 
     Where the decoder is not known, a factorial's names alone are looked at.
@@ -166,7 +180,7 @@ def _check_designs(given: _Given, faults: Faults) -> None:
     if not given.shape_known:
         faults.during(lambda: check_factors(config, shape))
         return
-    faults.during(lambda: check_known(config.first, config.base, shape))
+    faults.during(lambda: check_known(first, config.base, shape))
     if config.mode == "factorial":
         faults.during(lambda: check_cells(config, shape))
     if given.trial_is_whole:

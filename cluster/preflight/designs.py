@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import optuna
@@ -13,6 +14,8 @@ from cluster.acts.factorial import factorial
 from cluster.preflight.faults import Faults
 from cluster.settings import StudyConfig
 from search_spaces.drawing import CONTROL, Overlay, Space
+from search_spaces.factorial import each_cell
+from search_spaces.spaces import SPACES
 from trainables.config import ConfigError, PoolingConfig, TrialConfig
 from trainables.faults import check
 from trainables.identity import label
@@ -44,6 +47,13 @@ def draws(space: Space, base: TrialConfig, shape: Shape) -> list[Overlay]:
     """Return designs that are drawn at random, the same ones each time."""
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     return [space(study.ask(), base, shape) for _ in range(SAMPLES)]
+
+
+def num_designs(config: StudyConfig, shape: Shape) -> int:
+    """Return how many designs a search can try, counted up to those that it is to."""
+    found = each_cell(SPACES[config.space], config.base, shape)
+    own = sum(1 for _ in islice(found, config.num_trials))
+    return min(own + len(config.first), config.num_trials)
 
 
 def check_cells(config: StudyConfig, shape: Shape) -> None:

@@ -130,11 +130,12 @@ def forecast(
     )
 
 
-def acts_of_search(config: StudyConfig) -> tuple[Act, ...]:
-    """Return the acts of a search that stops nothing early."""
-    finalists = min(config.num_finalists, max(config.num_trials - 1, 0))
+def acts_of_search(config: StudyConfig, num_designs: int | None = None) -> tuple[Act, ...]:
+    """Return the acts of a search that stops nothing early, of at most `num_designs`."""
+    num_trials = min(config.num_trials, num_designs or config.num_trials)
+    finalists = min(config.num_finalists, max(num_trials - 1, 0))
     return (
-        Act(name="search", num_trained=config.num_trials, num_untrained=0, split="choosing"),
+        Act(name="search", num_trained=num_trials, num_untrained=0, split="choosing"),
         Act(
             name="confirm",
             num_trained=(1 + finalists) * config.num_seeds,

@@ -151,10 +151,13 @@ def _plural(word: str, count: float) -> str:
     return word if count == 1 else f"{word}s"
 
 
-def plan_of_search(config: StudyConfig) -> list[str]:
+def plan_of_search(config: StudyConfig, made: Forecast) -> list[str]:
     """Return the plan of a search in words."""
+    num_trials = made.acts[0].num_trained
+    asked = config.num_trials
+    fewer = f", and no more ({asked} were asked for)" if num_trials < asked else ""
     return [
-        f"search: {config.num_trials} designs of {config.space}, the control among them",
+        f"search: {num_trials} designs of {config.space}, the control among them{fewer}",
         f"confirm: the best {config.num_finalists} and the control, {config.num_seeds} fresh "
         "seeds of each; untrained models beside them",
     ]

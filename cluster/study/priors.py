@@ -71,7 +71,7 @@ def design(known: Known, base: TrialConfig, shape: Shape) -> tuple[Overlay, dict
 
 
 def check_known(known: Sequence[Known], base: TrialConfig, shape: Shape) -> None:
-    """Refuse designs that cannot be built.
+    """Refuse designs that cannot be built; what is no design at all is the settings' fault.
 
     Raises:
         ConfigError: With every fault, by the design's place.
@@ -80,6 +80,8 @@ def check_known(known: Sequence[Known], base: TrialConfig, shape: Shape) -> None
 
     faults: dict[str, str | None] = {}
     for place, each in enumerate(known):
+        if fault(each):
+            continue
         try:
             check_design(overlay(base, design(each, base, shape)[0]), shape)
         except ConfigError as error:

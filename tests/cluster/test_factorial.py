@@ -107,12 +107,15 @@ def test_a_control_that_the_space_does_not_have_is_a_cell_nonetheless() -> None:
 
 def test_what_cannot_be_had_is_refused_together() -> None:
     with pytest.raises(ConfigError) as raised:
-        factorial(study_of(factors=("attention.mak", TWO[1]), fraction=99), SHAPE)
+        factorial(study_of(factors=("attention.mak", TWO[1]), fraction=9999), SHAPE)
     lines = str(raised.value).splitlines()
     assert len(lines) == 2
     assert lines[0].startswith("factors.attention.mak: expected one of 'attention.mask', ")
     assert lines[0].endswith("got 'attention.mak' (did you mean 'attention.mask'?)")
-    assert lines[1].startswith("fraction: expected at most 4, the cells of the space, got 99; ")
+    assert lines[1].startswith("fraction: expected at most ")  # all of them
+    assert lines[1].endswith(", the cells of the space, got 9999; leave it out for all of them")
+    with pytest.raises(ConfigError, match="fraction: expected at most 12, the cells of the space"):
+        factorial(study_of(fraction=13), SHAPE)
 
 
 def test_settings_are_the_bases_own_and_others_spread_around_it() -> None:
@@ -129,6 +132,35 @@ def test_settings_are_the_bases_own_and_others_spread_around_it() -> None:
         assert min(values) < 1 < max(values)
         assert len(set(values)) == 5
     assert settings(study_of()) == ({},)
+
+
+def test_what_is_tuned_and_how_far_can_be_chosen() -> None:
+    given = {RATE: 10.0, "training.weight_decay": None, TEMPERATURE: None}
+    found = settings(study_of(tune=9, tuned=given))
+    assert list(found[0]) == list(given)
+    for name, span in {RATE: 10, "training.weight_decay": 4, TEMPERATURE: 3}.items():
+        values = [setting[name] / found[0][name] for setting in found]
+        assert all(0.99 / span <= value <= 1.01 * span for value in values)
+        assert max(values) / min(values) > span  # of the square of it
+    config = study_of(tune=3, tuned={"lora.alpha": 2.0})
+    made = factorial(config, SHAPE)
+    runs = tuning_runs(config, made)
+    assert len(runs) == 12 * 3  # every cell as often
+    assert {run.params["lora.alpha"] for run in runs} == {s["lora.alpha"] for s in made.settings}
+    assert not any(RATE in run.params for run in runs)
+    told = factorials.describe(config, made)[-1]
+    assert told == "tuned: lora.alpha up to 2 times either way"
+
+
+def test_what_costs_or_cannot_be_multiplied_is_not_tuned() -> None:
+    with pytest.raises(ConfigError) as raised:
+        study_of(tune=3, tuned={"training.steps": 2, "lora.dropout": 2, RATE: 1})
+    lines = str(raised.value).splitlines()
+    assert [line.partition(": expected")[0] for line in lines] == [
+        "tuned.training.steps",
+        "tuned.lora.dropout",
+        f"tuned.{RATE}",
+    ]
 
 
 def test_a_learned_temperature_starts_within_its_limit() -> None:

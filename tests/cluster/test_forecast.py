@@ -11,6 +11,7 @@ import pytest
 from cluster.acts.factorial import acts_of, factorial
 from cluster.preflight import forecast as forecasts
 from cluster.preflight import plan
+from cluster.preflight.designs import num_designs
 from cluster.preflight.forecast import Act, Forecast, acts_of_search, forecast
 from cluster.preflight.surroundings import Node, Place
 from cluster.settings import StudyConfig
@@ -24,6 +25,7 @@ from trainables.tokenizer import Tokenizer
 
 SHAPE = Shape(depth=3, width=48, num_heads=4, num_key_value_heads=2)
 RATE = 1e9
+LAYERS = {"backbone.num_layers": 3}
 HEAD = {
     **CONTROL,
     "pooling.token_scope": "all_tokens",
@@ -50,10 +52,10 @@ def steady(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forecasts, "nodes", lambda address, looks: machine)
 
 
-def made_of(base: TrialConfig, tmp_path: Path, **changes: Any) -> Forecast:
+def made_of(base: TrialConfig, tmp_path: Path, filled: float = 1.0, **changes: Any) -> Forecast:
     config = StudyConfig(**({"base": base} | changes))
     place = Place(outputs=tmp_path)
-    return forecast(config, acts_of_search(config), [CONTROL, HEAD], SHAPE, place)
+    return forecast(config, acts_of_search(config), [CONTROL, HEAD], SHAPE, place, filled)
 
 
 def test_the_acts_of_a_search_are_its_designs_and_the_confirmation() -> None:
@@ -63,6 +65,11 @@ def test_the_acts_of_a_search_are_its_designs_and_the_confirmation() -> None:
         Act(name="confirm", num_trained=9, num_untrained=4, split="confirming"),
     )
     assert acts_of_search(StudyConfig(num_trials=1))[1].num_trained == 3
+    few = StudyConfig(space="literature", num_trials=50, base=overlay(TrialConfig(), LAYERS))
+    assert num_designs(few, SHAPE) == 9
+    assert num_designs(dataclasses.replace(few, first=("llm2vec",)), SHAPE) == 10
+    assert num_designs(dataclasses.replace(few, num_trials=4), SHAPE) == 4
+    assert [act.num_trained for act in acts_of_search(few, 9)] == [9, 9]
 
 
 def test_the_acts_of_a_factorial_are_tuning_and_cells(base: TrialConfig) -> None:
@@ -157,7 +164,8 @@ def test_what_may_not_fit_at_once_is_a_warning_with_the_remedy(
 def test_a_plan_fits_a_screen_and_says_what_it_assumes(base: TrialConfig, tmp_path: Path) -> None:
     base = overlay(base, {"evaluation.tasks": ("NFCorpus", "SciFact")})
     config = StudyConfig(base=base)
-    lines = plan.lines(made_of(base, tmp_path), plan.plan_of_search(config))
+    made = made_of(base, tmp_path)
+    lines = plan.lines(made, plan.plan_of_search(config, made))
     assert len(lines) <= 20
     assert max(map(len, lines)) <= 100
     heads = [line.split("  ")[0] for line in lines if not line.startswith(" ")]
