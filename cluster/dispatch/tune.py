@@ -174,6 +174,7 @@ def run_trials(
     from ray.tune.search import ConcurrencyLimiter
 
     from cluster.dispatch.adapters import LostTrials, StudyScheduler, StudySearcher
+    from cluster.dispatch.demand import asked_for, wanted
     from trainables.ray_trainable import TrialGroup
 
     class Limiter(ConcurrencyLimiter):
@@ -220,5 +221,6 @@ def run_trials(
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials keep theirs
         ),
     )
-    with insistent_interrupt():
+    hoped = wanted(slots, ledger.num_trials - ledger.num_ended)
+    with asked_for(hoped), insistent_interrupt():
         tuner.fit()
