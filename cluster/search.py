@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "at-once": None if at_once is None else whole(at_once, at_least=1),
             "confirm-under": one_of(arguments.confirm_under, CONFIRM_UNDER),
             "deepspeed": no_file(arguments.deepspeed),
-            "outputs": job_fault(arguments.outputs),
+            "outputs of a job": job_fault(arguments.outputs),
         }
         place = Place(
             outputs=outputs,

@@ -5,9 +5,7 @@ from __future__ import annotations
 from cluster.manifests.deployment import Deployment
 
 DOCKERFILE = """\
-# Build it in the checkout's root; keep .git, outputs/ and .venv/ out with the .dockerignore below:
-#   printf '.git\\n.venv\\noutputs\\nmlruns\\n**/__pycache__\\n' > .dockerignore
-#   docker build -f Dockerfile -t poolsearch:latest .
+# In the checkout's root: docker build --file Dockerfile --tag poolsearch:latest .
 # With the compiler (devel), as DeepSpeed looks for it wherever there is a GPU.
 FROM {base_image}
 

@@ -30,6 +30,8 @@ def check_submission(
     Raises:
         ConfigError: With every fault.
     """
+    from trainables.tasks import check_tasks
+
     faults = Faults()
     found = {
         "outputs": outputs_fault(arguments.outputs),
@@ -42,7 +44,7 @@ def check_submission(
     faults.during(lambda: check(mode_faults(study)))
     base = faults.during(lambda: overlay(TrialConfig(), trial)) or TrialConfig()
     faults.during(lambda: StudyConfig(**study, base=base))
-    _check_tasks(base, faults)
+    faults.lines += check_tasks(arguments.tasks or ())
     faults.refuse()
 
 
@@ -108,9 +110,3 @@ def _readable(arguments: argparse.Namespace) -> argparse.Namespace:
         if any(Path(each).is_absolute() and not Path(each).exists() for each in names):
             setattr(kept, name, instead)
     return kept
-
-
-def _check_tasks(base: TrialConfig, faults: Faults) -> None:
-    from trainables.tasks import check_tasks
-
-    faults.lines += check_tasks(base.evaluation.tasks)
