@@ -63,6 +63,21 @@ def test_all_faults_come_in_one_message_and_nothing_is_sent(
     assert SECRET not in message
 
 
+def test_designs_that_cannot_be_built_are_refused_here(
+    capsys: pytest.CaptureFixture[str], tiny_model: Path
+) -> None:
+    command = [
+        *("--outputs", "/shared/outputs", "--space", "attention", "--model", str(tiny_model)),
+        *("--layers", "3", "--address", "http://127.0.0.1:1"),
+    ]
+    assert main([*command, "--layers", "9"]) == 2
+    message = capsys.readouterr().err
+    assert "backbone.num_layers: expected at most 3" in message
+    assert "address" not in message  # nothing was asked of the cluster
+    assert main(command) == 2
+    assert "address: expected a Ray cluster" in capsys.readouterr().err
+
+
 def test_files_that_only_the_cluster_has_are_left_to_it(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
