@@ -76,7 +76,7 @@ def place_of(arguments: argparse.Namespace) -> tuple[Place, dict[str, str | None
         "max-losses": whole_or_none(losses, at_least=1),
         "hang-timeout": None if hang is None else number(hang, at_least=1),
         "deepspeed": no_file(arguments.deepspeed),
-        "outputs": job_fault(arguments.outputs),
+        "outputs of a job": job_fault(arguments.outputs),
         "set": set_fault(arguments.set),
     }
     place = Place(

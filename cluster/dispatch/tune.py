@@ -182,6 +182,7 @@ def run_trials(
         StudyScheduler,
         StudySearcher,
     )
+    from cluster.dispatch.demand import asked_for, wanted
     from trainables.ray_trainable import TrialGroup
 
     own_node = ray.get_runtime_context().get_node_id()
@@ -212,5 +213,6 @@ def run_trials(
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials keep theirs
         ),
     )
-    with insistent_interrupt():
+    hoped = wanted(slots, ledger.num_trials - ledger.num_ended)
+    with asked_for(hoped), insistent_interrupt():
         tuner.fit()

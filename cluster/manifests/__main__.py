@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from trainables.config import ConfigError
 
 EXAMPLES = """examples:
   python -m cluster.manifests dockerfile --output Dockerfile
+  python -m cluster.manifests volumes --storage-class nfs --volume-gib 500
   python -m cluster.manifests rayjob --image registry/poolsearch:1 --max-workers 8 \\
       --secrets HF_TOKEN --queue research -- --study big --trials 200
       one search: apply it with kubectl; a lost cluster is replaced, and the study goes on
@@ -37,10 +39,11 @@ EXAMPLES = """examples:
 HELP = {
     "rayjob": "KubeRay: one search on a cluster of its own",
     "raycluster": "KubeRay: a cluster that takes searches",
+    "volumes": "Kubernetes: claims of the volumes that these two mount",
     "aws": "ray up: virtual machines on AWS",
     "hosts": "ray up: hosts that are there",
     "slurm": "a batch script",
-    "dockerfile": "the image of all of these but slurm",
+    "dockerfile": "the image for KubeRay and ray up",
 }
 
 
@@ -59,10 +62,12 @@ def render(kind: str, deployment: Deployment) -> str:
     makers: dict[str, Callable[[Deployment], dict[str, Any]]] = {
         "rayjob": kuberay.ray_job,
         "raycluster": kuberay.ray_cluster,
+        "volumes": kuberay.volumes,
         "aws": launcher.aws,
         "hosts": launcher.hosts,
     }
-    return str(yaml.safe_dump(makers[kind](deployment), sort_keys=False, width=1000))
+    made = json.loads(json.dumps(makers[kind](deployment)))  # no part twice: no anchors
+    return str(yaml.safe_dump(made, sort_keys=False, width=1000))
 
 
 def parser() -> argparse.ArgumentParser:

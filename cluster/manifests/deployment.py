@@ -16,8 +16,11 @@ CLOUD = ("aws", "hosts")  # what `ray up` starts
 CONTAINERS = (*KUBERNETES, *CLOUD)
 NODES = (*KUBERNETES, "aws", "slurm")  # where the size of a node is ours to choose
 RUNS = ("rayjob", "slurm")  # what runs the search, and not only a cluster for it
-KINDS = (*KUBERNETES, *CLOUD, "slurm", "dockerfile")
+CLAIMS = (*KUBERNETES, "volumes")
+KINDS = (*CLAIMS, *CLOUD, "slurm", "dockerfile")
+FOLDERS = (*CONTAINERS, "slurm", "dockerfile")
 
+USER = 1000  # in the image; its group owns the volumes' files
 DNS_LABEL = re.compile(r"[a-z]([a-z0-9-]{0,45}[a-z0-9])?")  # KubeRay adds some characters
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 SECRET = re.compile(r"TOKEN|PASSWORD|PASSWD|SECRET|CREDENTIAL|(^|_)KEY($|_)", re.IGNORECASE)
@@ -45,16 +48,18 @@ class Deployment:
     memory_gib: int = setting(64, "of a node with workers", (*KUBERNETES, "slurm"))
     head_cpus: int = setting(4, "of the head, which runs no trials", KUBERNETES)
     head_memory_gib: int = setting(16, "of the head", KUBERNETES)
-    outputs: str = setting("/shared/outputs", "folder of the studies; all nodes see it", KINDS)
-    cache: str = setting("/shared/cache", "folder of models and data; all nodes see it", KINDS)
-    outputs_claim: str = setting("poolsearch-outputs", "volume claim behind it", KUBERNETES)
-    cache_claim: str = setting("poolsearch-cache", "volume claim behind it", KUBERNETES)
+    outputs: str = setting("/shared/outputs", "folder of the studies; all nodes see it", FOLDERS)
+    cache: str = setting("/shared/cache", "folder of models and data; all nodes see it", FOLDERS)
+    outputs_claim: str = setting("poolsearch-outputs", "volume claim of the studies", CLAIMS)
+    cache_claim: str = setting("poolsearch-cache", "volume claim of models and data", CLAIMS)
+    volume_gib: int = setting(200, "of each of the two volumes", ("volumes",))
+    storage_class: str | None = setting(None, "that many nodes can mount", ("volumes",))
     environment: tuple[str, ...] = setting(
         (), "NAME=VALUE ..., no secrets", (*CONTAINERS, "slurm")
     )
     secrets: tuple[str, ...] = setting((), "names of secret variables", (*CONTAINERS, "slurm"))
     secret: str = setting("poolsearch", "Secret object that has them", KUBERNETES)
-    namespace: str = setting("default", "of Kubernetes", KUBERNETES)
+    namespace: str = setting("default", "of Kubernetes", CLAIMS)
     queue: str | None = setting(None, "Kueue's or Slurm's", (*KUBERNETES, "slurm"))
     backoff_limit: int = setting(3, "new clusters after failures", ("rayjob",))
     ttl_s: int = setting(3600, "until a finished cluster is deleted", ("rayjob",))
@@ -88,7 +93,9 @@ class Deployment:
                 "outputs": _whole_path(self.outputs),
                 "cache": _whole_path(self.cache) or self._cache_fault(),
                 "outputs_claim": _label(self.outputs_claim),
-                "cache_claim": _label(self.cache_claim),
+                "cache_claim": _label(self.cache_claim) or self._claims_fault(),
+                "volume_gib": whole(self.volume_gib, at_least=1),
+                "storage_class": None if self.storage_class is None else _word(self.storage_class),
                 "environment": _environment_fault(self.environment),
                 "secrets": _secrets_fault(self.secrets, self.environment),
                 "secret": _label(self.secret),
@@ -120,6 +127,11 @@ class Deployment:
         return (
             f"expected another folder than {self.outputs}" if self.cache == self.outputs else None
         )
+
+    def _claims_fault(self) -> str | None:
+        """Return the fault of one claim for both; a pod does not mount one twice so."""
+        same = self.cache_claim == self.outputs_claim
+        return f"expected another claim than {self.outputs_claim}" if same else None
 
     def _file_system_fault(self) -> str | None:
         if self.file_system is None or re.fullmatch(r"[\w.-]+:/[\w./-]*", self.file_system):

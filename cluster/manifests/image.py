@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from cluster.manifests.deployment import Deployment
+from cluster.manifests.deployment import USER, Deployment
 
 DOCKERFILE = """\
-# Build it in the checkout's root; keep .git, outputs/ and .venv/ out with the .dockerignore below:
-#   printf '.git\\n.venv\\noutputs\\nmlruns\\n**/__pycache__\\n' > .dockerignore
-#   docker build -f Dockerfile -t poolsearch:latest .
+# In the checkout's root: docker build --file Dockerfile --tag poolsearch:latest .
 # With the compiler (devel), as DeepSpeed looks for it wherever there is a GPU.
 FROM {base_image}
 
@@ -28,9 +26,10 @@ RUN apt-get update \\
     && pip install --break-system-packages uv \\
     && uv venv --seed --python 3.11 /opt/venv
 
-# From PyPI on Linux, torch's locked version is its CUDA build. The lock also has what tests need.
+# From PyPI on Linux, torch's locked version is its CUDA build. The lock also has what tests need;
+# boto3 is for the head that `ray up` starts on AWS.
 COPY requirements.lock /opt/poolsearch/requirements.lock
-RUN pip install -r /opt/poolsearch/requirements.lock
+RUN pip install -r /opt/poolsearch/requirements.lock boto3
 
 COPY pyproject.toml README.md LICENSE /opt/poolsearch/
 COPY analysis /opt/poolsearch/analysis
@@ -38,7 +37,8 @@ COPY cluster /opt/poolsearch/cluster
 COPY search_spaces /opt/poolsearch/search_spaces
 COPY trainables /opt/poolsearch/trainables
 
-RUN useradd --create-home --uid 1000 ray \\
+# Ubuntu's image has a user of this number.
+RUN (userdel --remove ubuntu || true) && useradd --create-home --uid {user} ray \\
     && mkdir -p {outputs} {cache} && chown ray {outputs} {cache}
 USER ray
 WORKDIR /opt/poolsearch
@@ -50,5 +50,8 @@ CMD ["python", "-m", "cluster.search", "--help"]
 def dockerfile(deployment: Deployment) -> str:
     """Return the text of a Dockerfile."""
     return DOCKERFILE.format(
-        base_image=deployment.base_image, outputs=deployment.outputs, cache=deployment.cache
+        base_image=deployment.base_image,
+        outputs=deployment.outputs,
+        cache=deployment.cache,
+        user=USER,
     )

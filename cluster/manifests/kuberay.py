@@ -5,14 +5,13 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Any
 
-from cluster.manifests.deployment import Deployment
+from cluster.manifests.deployment import USER, Deployment
 
 Manifest = dict[str, Any]
 
 API = "ray.io/v1"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 HEALTH = {"path": "/api/healthz", "port": 52365}  # of Ray's agent on each node; needs no token
-USER = 1000  # of the image; the volumes' files belong to its group
 START_S, PERIOD_S, FAILURES = 10, 10, 12  # a busy node is not a dead one
 
 
@@ -37,6 +36,26 @@ def ray_job(deployment: Deployment) -> Manifest:
 def ray_cluster(deployment: Deployment) -> Manifest:
     """Return a cluster that stays until it is deleted."""
     return _manifest("RayCluster", deployment, _cluster_spec(deployment))
+
+
+def volumes(deployment: Deployment) -> Manifest:
+    """Return the claims of the volumes that all nodes of a search mount."""
+    spec: Manifest = {
+        "accessModes": ["ReadWriteMany"],
+        "resources": {"requests": {"storage": f"{deployment.volume_gib}Gi"}},
+    }
+    if deployment.storage_class is not None:
+        spec["storageClassName"] = deployment.storage_class
+    claims = [
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {"name": name, "namespace": deployment.namespace},
+            "spec": dict(spec),
+        }
+        for name in (deployment.outputs_claim, deployment.cache_claim)
+    ]
+    return {"apiVersion": "v1", "kind": "List", "items": claims}
 
 
 def _manifest(kind: str, deployment: Deployment, spec: Manifest) -> Manifest:

@@ -5,18 +5,25 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import optuna
 
 from cluster.arguments import settings
 from cluster.manifests.deployment import LOGIN, secret_value
 from cluster.preflight.faults import Faults
 from cluster.preflight.unread import unread
 from cluster.settings import StudyConfig
-from trainables.config import TrialConfig
+from search_spaces.drawing import CONTROL, Overlay
+from search_spaces.spaces import SPACES
+from trainables.config import EMBEDDED_MODEL, TrialConfig
 from trainables.faults import check
 from trainables.overlay import overlay
+from trainables.shape import EMBEDDED, Shape
 
+SAMPLES = 100  # designs drawn from the space
 IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the command of a job
 FILES = ("model", "train_data", "first", "deepspeed", "warm_start")  # options that may name some
 
@@ -35,6 +42,8 @@ def check_submission(
     Raises:
         ConfigError: With every fault.
     """
+    from trainables.tasks import check_tasks
+
     faults = Faults()
     found = {
         **unknown,
@@ -48,8 +57,33 @@ def check_submission(
     faults.during(lambda: check(unread(study)))
     base = faults.during(lambda: overlay(TrialConfig(), trial)) or TrialConfig()
     faults.during(lambda: StudyConfig(**study, base=base))
-    _check_tasks(base, faults)
+    faults.lines += check_tasks(arguments.tasks or ())
+    if not faults.lines:
+        check_designs(study.get("space", StudyConfig().space), base, faults)
     faults.refuse()
+
+
+def check_designs(space: str, base: TrialConfig, faults: Faults) -> None:
+    """Refuse settings with which designs of the space cannot be built, if the model is here."""
+    from trainables import designs
+
+    if base.backbone.model == EMBEDDED_MODEL:
+        shape = EMBEDDED
+    elif Path(base.backbone.model).is_dir():
+        shape = designs.shape(base.backbone)
+    else:
+        return
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    drawn = [CONTROL, *(SPACES[space](study.ask(), base, shape) for _ in range(SAMPLES))]
+    for params in drawn:
+        faults.during(partial(_check_design, base, params, shape))
+
+
+def _check_design(base: TrialConfig, params: Overlay, shape: Shape) -> None:
+    from trainables.designs import check_design
+
+    check_design(overlay(base, params), shape)
 
 
 def outputs_fault(outputs: Path) -> str | None:
@@ -114,9 +148,3 @@ def _readable(arguments: argparse.Namespace) -> argparse.Namespace:
         if any(Path(each).is_absolute() and not Path(each).exists() for each in names):
             setattr(kept, name, instead)
     return kept
-
-
-def _check_tasks(base: TrialConfig, faults: Faults) -> None:
-    from trainables.tasks import check_tasks
-
-    faults.lines += check_tasks(base.evaluation.tasks)

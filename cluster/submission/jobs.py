@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shlex
 import sys
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent.parent
 LOCK = "requirements.lock"
 PACKAGES = ("analysis", "cluster", "search_spaces", "trainables")
-EXCLUDES = ["/*", *(f"!/{name}" for name in (*PACKAGES, LOCK)), "__pycache__"]  # as .gitignore
+SENT = (".", *PACKAGES, LOCK)
+EXCLUDES = ["/*", *(f"!/{name}" for name in SENT), "__pycache__"]  # in .gitignore's words
 USUAL_ADDRESS = "http://127.0.0.1:8265"
 ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")  # Ray lets them overrule what is given
 STOP = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "30"}  # as Ctrl-C does
@@ -48,6 +50,8 @@ def connect(address: str | None) -> JobSubmissionClient:
         address = USUAL_ADDRESS
     from ray.job_submission import JobSubmissionClient
 
+    for handler in logging.getLogger("ray").handlers:
+        handler.setLevel(logging.ERROR)  # uploads and closed sockets are no news
     with explained(address):
         return JobSubmissionClient(address)
 

@@ -144,6 +144,28 @@ def test_every_pod_has_probes_volumes_and_secrets_by_reference(deployment: Deplo
             assert environment[name] == {"name": name, "valueFrom": reference}
 
 
+def test_the_claims_are_those_that_pods_mount() -> None:
+    deployment = Deployment(namespace="lab", storage_class="nfs", volume_gib=500)
+    text = render("volumes", deployment)
+    assert "&" not in text  # no anchors
+    items = yaml.safe_load(text)["items"]
+    mounted = [
+        volume["persistentVolumeClaim"]["claimName"]
+        for volume in kuberay.ray_cluster(deployment)["spec"]["headGroupSpec"]["template"]["spec"][
+            "volumes"
+        ]
+    ]
+    assert [item["metadata"] for item in items] == [
+        {"name": name, "namespace": "lab"} for name in mounted
+    ]
+    for item in items:
+        assert item["spec"] == {
+            "accessModes": ["ReadWriteMany"],
+            "resources": {"requests": {"storage": "500Gi"}},
+            "storageClassName": "nfs",
+        }
+
+
 @pytest.mark.parametrize("kind", CLOUD)
 def test_ray_up_takes_the_files(kind: str) -> None:
     deployment = dataclasses.replace(
@@ -188,6 +210,11 @@ def test_the_dockerfile_installs_the_lock_and_brings_every_package() -> None:
     assert {"analysis", "cluster", "search_spaces", "trainables"} < set(names)
     assert "pip install -r /opt/poolsearch/requirements.lock" in text
     assert "POOLSEARCH_CACHE=/data/cache" in text
+    user = next(line for line in logical(lines) if "useradd" in line)
+    assert "--uid 1000 ray" in user  # the group that pods' volumes are given
+    assert kuberay.ray_cluster(FULL)["spec"]["headGroupSpec"]["template"]["spec"][
+        "securityContext"
+    ] == {"fsGroup": 1000}
 
 
 def logical(lines: list[str]) -> Iterator[str]:
@@ -211,7 +238,7 @@ def test_no_manifest_holds_a_secret(kind: str, monkeypatch: pytest.MonkeyPatch) 
     deployment = dataclasses.replace(GROWING, file_system="h:/", hosts=("a", "b"))
     text = render(kind, deployment)
     assert planted not in text
-    assert kind == "dockerfile" or "HF_TOKEN" in text
+    assert kind in ("dockerfile", "volumes") or "HF_TOKEN" in text
 
 
 @pytest.mark.parametrize(
@@ -234,6 +261,7 @@ def test_no_manifest_holds_a_secret(kind: str, monkeypatch: pytest.MonkeyPatch) 
             {"flags": ("--storage", "postgresql://me:pw@host/db")},
             "flags: expected no password in a URL; give it as a secret, as PGPASSWORD",
         ),
+        ({"cache_claim": "poolsearch-outputs"}, "cache_claim: expected another claim than"),
         ({"queue": "a\nb"}, "queue: expected a name without spaces"),
         ({"hosts": ("a", "a")}, "hosts: expected each host once"),
         ({"ttl_s": "soon"}, "ttl_s: expected a whole number, got 'soon'"),
