@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from cluster.acts import confirm
+from cluster.dispatch.slots import Node
 from cluster.observers.tracking import tracking_uri
-from cluster.preflight.surroundings import Node, Place, free_bytes, nodes, placed
+from cluster.preflight.surroundings import Place, free_bytes, nodes, placed
 from cluster.settings import StudyConfig
 from search_spaces.drawing import CONTROL, Overlay
 from trainables.config import EMBEDDED_TASKS, Split, TrialConfig

@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from cluster.dispatch.losses import Patience
-from cluster.dispatch.slots import fit
+from cluster.dispatch.slots import Node, alive, fit
 from cluster.dispatch.tune import ray_cluster
 from trainables.faults import check
 
@@ -35,15 +35,6 @@ class Place:
     patience: Patience = field(default_factory=Patience)  # with trials that are lost or silent
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Node:
-    """What one machine has; the memory is None where it is not known."""
-
-    cpus: int
-    gpus: int
-    memory_bytes: float | None  # of a GPU where there are any, else of the machine
-
-
 @lru_cache(maxsize=4)  # connecting takes seconds
 def nodes(address: str | None) -> tuple[Node, ...]:
     """Return the machines of a cluster, or this one.
@@ -58,17 +49,7 @@ def nodes(address: str | None) -> tuple[Node, ...]:
         return (Node(cpus=cpus, gpus=num_gpus(), memory_bytes=float(machine_bytes())),)
     check({"address": _address_fault(address)})
     with ray_cluster(address):
-        import ray
-
-        found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return tuple(
-        Node(
-            cpus=int(has.get("CPU", 0)),
-            gpus=int(has.get("GPU", 0)),
-            memory_bytes=None if has.get("GPU") else has.get("memory"),
-        )
-        for has in found
-    )
+        return tuple(alive())
 
 
 def placed(machines: Sequence[Node], num_workers: int, place: Place) -> tuple[int, int]:
@@ -77,9 +58,8 @@ def placed(machines: Sequence[Node], num_workers: int, place: Place) -> tuple[in
     Raises:
         ConfigError: If not one trial fits.
     """
-    pairs = [(node.cpus, node.gpus) for node in machines]
-    slots = fit(pairs, num_workers, place.at_once, place.gpus_per_worker)
-    return slots.fitting(pairs), slots.threads
+    slots = fit(machines, num_workers, place.at_once, place.gpus_per_worker)
+    return slots.fitting(machines), slots.threads
 
 
 def _address_fault(address: str) -> str | None:
