@@ -20,6 +20,7 @@ from typing import Any
 import optuna
 from optuna.storages import BaseStorage, InMemoryStorage
 
+from cluster.command_line import known_designs
 from cluster.settings import StudyConfig
 from cluster.simulation.intervals import spread
 from cluster.simulation.virtual import Simulation
@@ -42,6 +43,8 @@ EXAMPLES = """examples:
       how long 500 trials of 1,000 steps take on 16 workers
   python -m cluster.simulate --space joint --trials 500 --workers 16 --steps 1000 --losses 0.1
       the same on nodes that are lost every ten hours; trials go on from their last reports
+  python -m cluster.simulate --first llm2vec mine.json
+      known designs before any other
   python -m cluster.simulate --recorded outputs/embedded --workers 4
       the curves of a finished search, and what it would have taken on four workers
 
@@ -132,6 +135,9 @@ def parser() -> argparse.ArgumentParser:
     compared.add_argument("--startup", type=int, default=6, metavar="N", help="default: 6")
     compared.add_argument("--first-rung", type=int, metavar="STEPS", help="default: a report")
     compared.add_argument("--eta", type=int, default=3, metavar="N", help="default: 3")
+    compared.add_argument(
+        "--first", nargs="+", default=[], metavar="FILE.json|PRESET", help="designs to try first"
+    )
     compared.add_argument("--seeds", type=int, default=6, metavar="N", help="default: 6")
     return made
 
@@ -177,7 +183,7 @@ def setting(
     Raises:
         ConfigError: With every fault of the command line.
     """
-    recorded = given.recorded is not None
+    is_recorded = given.recorded is not None
     own = {"space": given.space, "steps": given.steps, "report-every": given.report_every}
     check(
         {
@@ -189,41 +195,52 @@ def setting(
         | {
             name: "the recorded study has its own; leave it out"
             for name, value in own.items()
-            if recorded and value is not None
+            if is_recorded and value is not None
         }
     )
-    workload: Formula | Recorded
-    if recorded:
-        from trainables import designs
-
-        workload = Recorded(given.recorded)
-        kept = json.loads((given.recorded / "study.json").read_text())
-        space, base = kept["space"], overlay(TrialConfig(), flatten(kept["base"]))
-        shape = designs.shape(base.backbone)
-    else:
-        space, shape = given.space or "attention", EMBEDDED
-        steps = {
-            "training.steps": 64 if given.steps is None else given.steps,
-            "training.report_every": 8 if given.report_every is None else given.report_every,
-        }
-        base = overlay(TrialConfig(), steps)
-        workload = Formula(SPACES[space], base, shape)
+    usual, workload, shape = recorded(given.recorded) if is_recorded else _formula(given)
     arms = [
-        StudyConfig(
-            name="simulated",
-            space=space,
-            base=base,
+        dataclasses.replace(
+            usual,
             sampler=sampler,
             pruner=pruner,
             num_trials=given.trials,
             num_startup=given.startup,
             first_rung=given.first_rung,
             factor=given.eta,
+            first=tuple(known for each in given.first for known in known_designs(each)),
         )
         for sampler in given.samplers
         for pruner in given.pruners
     ]
+    if given.first:
+        priors.check_known(arms[0].first, usual.base, shape)
     return arms, workload, shape
+
+
+def recorded(folder: Path) -> tuple[StudyConfig, Recorded, Shape]:
+    """Return a search of a finished study's space, its trials, and its decoder's shape.
+
+    Raises:
+        ConfigError: If no trial of the search there was completed.
+    """
+    from trainables import designs
+
+    workload = Recorded(folder)
+    kept = json.loads((folder / "study.json").read_text())
+    base = overlay(TrialConfig(), flatten(kept["base"]))
+    usual = StudyConfig(name="simulated", space=kept["space"], base=base)
+    return usual, workload, designs.shape(base.backbone)
+
+
+def _formula(given: argparse.Namespace) -> tuple[StudyConfig, Formula, Shape]:
+    steps = {
+        "training.steps": 64 if given.steps is None else given.steps,
+        "training.report_every": 8 if given.report_every is None else given.report_every,
+    }
+    base = overlay(TrialConfig(), steps)
+    usual = StudyConfig(name="simulated", space=given.space or "attention", base=base)
+    return usual, Formula(SPACES[usual.space], base, EMBEDDED), EMBEDDED
 
 
 def row(*cells: str) -> str:
