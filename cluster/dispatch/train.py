@@ -66,8 +66,9 @@ def run_trials(
                 if assignment is None:
                     break
                 share = tune.gpu_share(slots, assignment.config)
+                trial = _Running(ledger, assignment, share)
                 settings = _settings(assignment, slots, share, folder, study, patience)
-                running[fit.remote(settings)] = _Running(ledger, assignment, share)
+                running[fit.remote(settings)] = trial
             ended, _ = ray.wait(list(running), timeout=LOOK_S)
             tune.check_own_node(own_node)
             for trial in running.values():
