@@ -139,3 +139,42 @@ def test_what_no_cluster_can_place_is_refused() -> None:
         fit(nodes((2, 0)), 64, None)
     expected = "engine.num_workers: expected at most 2, the cluster's CPUs, got 64"
     assert str(raised.value) == expected
+
+
+def test_trials_are_asked_for_as_there_is_room() -> None:
+    """Nodes come and go, a large trial takes the room of two, and one that ends leaves its own."""
+    from ray.tune.search import Searcher
+
+    from cluster.dispatch.adapters import FittingSearcher
+
+    class Endless(Searcher):
+        shares = iter((0.5, 1.0, 0.5, 0.5, 0.5))
+
+        def suggest(self, trial_id: str) -> dict[str, float]:
+            return {"share": next(self.shares)}
+
+        def on_trial_complete(
+            self, trial_id: str, result: dict[str, float] | None = None, error: bool = False
+        ) -> None:
+            pass
+
+    there = nodes((4, 1))
+    slots = fit(there, 1, None, 0.5)
+    searcher = FittingSearcher(
+        Endless(), lambda live: slots.fitting(there, live), lambda given: given["share"]
+    )
+    assert searcher.suggest("half")
+    assert searcher.suggest("whole")  # it is not known before it is drawn; it waits
+    assert searcher.suggest("none") is None
+    there += nodes((4, 1))  # where it fits
+    assert searcher.suggest("second half")
+    assert searcher.suggest("none") is None
+    searcher.on_trial_complete("whole")
+    assert searcher.suggest("third half")
+    there.pop()
+    assert searcher.suggest("none") is None
+    searcher.on_trial_complete("half")
+    assert searcher.suggest("none") is None
+    searcher.on_trial_complete("second half", error=True)
+    assert searcher.suggest("fourth half")
+    assert searcher.suggest("none") is None
