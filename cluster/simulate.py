@@ -21,7 +21,7 @@ from typing import Any
 import optuna
 from optuna.storages import BaseStorage, InMemoryStorage
 
-from cluster.arguments import FLAGS, value, with_flags
+from cluster.arguments import FLAGS, known_designs, value, with_flags
 from cluster.command_line import ETA, FIRST_RUNG, STARTUP, parse
 from cluster.preflight.faults import Faults
 from cluster.preflight.unread import unread_by
@@ -34,7 +34,7 @@ from cluster.study.ledger import Ledger
 from cluster.study.opening import open_study, rules
 from search_spaces.spaces import SPACES
 from trainables.config import ConfigError, TrialConfig
-from trainables.faults import check, number, whole
+from trainables.faults import check, number, one_of, whole
 from trainables.overlay import flatten, overlay
 from trainables.shape import EMBEDDED, Shape
 
@@ -47,6 +47,8 @@ EXAMPLES = """examples:
       how long 500 trials of 1,000 steps take on 16 workers
   python -m cluster.simulate --space joint --trials 500 --workers 16 --steps 1000 --losses 0.1
       the same on nodes that are lost every ten hours; trials go on from their last reports
+  python -m cluster.simulate --first llm2vec mine.json
+      known designs before any other
   python -m cluster.simulate --recorded outputs/embedded --workers 4
       the curves of a finished search, and what it would have taken on four workers
 
@@ -150,6 +152,9 @@ def parser() -> argparse.ArgumentParser:
     compared.add_argument("--startup", metavar="N", help=STARTUP)
     compared.add_argument("--first-rung", metavar="STEPS", help=FIRST_RUNG)
     compared.add_argument("--eta", metavar="N", help=ETA)
+    compared.add_argument(
+        "--first", nargs="+", default=[], metavar="FILE.json|PRESET", help="designs to try first"
+    )
     compared.add_argument("--seeds", default="6", metavar="N", help="default: 6")
     return made
 
@@ -198,17 +203,14 @@ def setting(
     """
     faults = Faults()
     faults.during(lambda: check({**unknown, **_own_faults(given)}))
-    played = faults.during(lambda: _recorded(given.recorded)) if given.recorded else None
-    base = faults.during(lambda: overlay(TrialConfig(), _steps(given)))
-    space, shape = given.space or "attention", EMBEDDED
-    if played:
-        space, base, shape = played
-    arms = faults.during(lambda: _arms(given, space, base or TrialConfig()))
+    found = faults.during(lambda: recorded(given.recorded) if given.recorded else _formula(given))
+    arms = faults.during(lambda: _arms(given, found[0] if found else StudyConfig()))
+    if found and arms:
+        faults.during(lambda: priors.check_known(arms[0].first, arms[0].base, found[2]))
     faults.refuse()
-    assert base is not None
+    assert found is not None
     assert arms is not None
-    workload = Recorded(given.recorded) if given.recorded else Formula(SPACES[space], base, shape)
-    return arms, workload, shape
+    return arms, found[1], found[2]
 
 
 def _own_faults(given: argparse.Namespace) -> dict[str, str | None]:
@@ -230,40 +232,22 @@ def _own_faults(given: argparse.Namespace) -> dict[str, str | None]:
     return faults | unread_by(names, given.samplers, given.pruners)
 
 
-def _recorded(folder: Path) -> tuple[str, TrialConfig, Shape]:
-    """Return the space, the base and the decoder's shape of a finished study."""
-    from trainables import designs
-
-    Recorded(folder)
-    kept = json.loads((folder / "study.json").read_text())
-    base = overlay(TrialConfig(), flatten(kept["base"]))
-    return kept["space"], base, designs.shape(base.backbone)
-
-
-def _steps(given: argparse.Namespace) -> dict[str, Any]:
-    return {
-        "training.steps": 64 if given.steps is None else value(given.steps),
-        "training.report_every": 8 if given.report_every is None else value(given.report_every),
-    }
-
-
-def _arms(given: argparse.Namespace, space: str, base: TrialConfig) -> list[StudyConfig]:
+def _arms(given: argparse.Namespace, usual: StudyConfig) -> list[StudyConfig]:
     """Return a study for each pair of a sampler and a pruner."""
     faults = Faults()
     eta = pruners.FACTOR if given.eta is None else value(given.eta)
     found = [
         faults.during(
             partial(
-                StudyConfig,
-                name="simulated",
-                space=space,
-                base=base,
+                dataclasses.replace,
+                usual,
                 sampler=sampler,
                 pruner=pruner,
                 num_trials=value(given.trials),
                 num_startup=value(given.startup),
                 first_rung=value(given.first_rung),
                 factor=eta,
+                first=tuple(known for each in given.first for known in known_designs(each)),
             )
         )
         for sampler in given.samplers
@@ -271,6 +255,35 @@ def _arms(given: argparse.Namespace, space: str, base: TrialConfig) -> list[Stud
     ]
     faults.refuse()
     return [arm for arm in found if arm is not None]
+
+
+def recorded(folder: Path) -> tuple[StudyConfig, Recorded, Shape]:
+    """Return a search of a finished study's space, its trials, and its decoder's shape.
+
+    Raises:
+        ConfigError: If no trial of the search there was completed.
+    """
+    from trainables import designs
+
+    workload = Recorded(folder)
+    kept = json.loads((folder / "study.json").read_text())
+    base = overlay(TrialConfig(), flatten(kept["base"]))
+    usual = StudyConfig(name="simulated", space=kept["space"], base=base)
+    return usual, workload, designs.shape(base.backbone)
+
+
+def _formula(given: argparse.Namespace) -> tuple[StudyConfig, Formula, Shape]:
+    steps = {
+        "training.steps": 64 if given.steps is None else value(given.steps),
+        "training.report_every": 8 if given.report_every is None else value(given.report_every),
+    }
+    faults, space = Faults(), given.space or "attention"
+    base = faults.during(lambda: overlay(TrialConfig(), steps))
+    faults.during(lambda: check({"space": one_of(space, tuple(SPACES))}))
+    faults.refuse()
+    assert base is not None
+    usual = StudyConfig(name="simulated", space=space, base=base)
+    return usual, Formula(SPACES[usual.space], base, EMBEDDED), EMBEDDED
 
 
 def row(*cells: str) -> str:

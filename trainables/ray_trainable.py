@@ -175,10 +175,7 @@ class TrialGroup(tune.Trainable):
                 watch.begin()
             elif watch.is_hung():
                 self._kill_workers()
-                raise WorkerHungError(
-                    f"no worker took a step for {watch.timeout_s:.0f} s; if steps take that long, "
-                    "give --hang-timeout more"
-                )
+                raise WorkerHungError(_silence(watch, is_step=watch is self._watch))
         return list(ray.get(references))
 
     def _raise_if_one_died(self) -> None:
@@ -188,6 +185,14 @@ class TrialGroup(tune.Trainable):
         signs = [worker.is_alive.remote() for worker in self._workers]
         ready, _ = ray.wait(signs, num_returns=len(signs), timeout=GRACE_S)
         ray.get(ready)
+
+
+def _silence(watch: Watch, *, is_step: bool) -> str:
+    """Return in words that a trial has been silent for too long, at a step or before the first."""
+    if not is_step:
+        return f"the workers did not start within {watch.timeout_s:.0f} s"
+    remedy = "if steps take that long, give --hang-timeout more"
+    return f"no worker took a step for {watch.timeout_s:.0f} s; {remedy}"
 
 
 def _reason(error: ray.exceptions.RayTaskError) -> str:

@@ -138,9 +138,7 @@ class Acts:
         if ledger.num_ended >= ledger.num_trials:
             self._log(f"{act}: all {ledger.num_trials} trials are done")
             return
-        self._log(
-            f"{act}: {size} trials, {ledger.num_ended} done, {self._slots.at_once()} at once"
-        )
+        self._log(f"{act}: {size} trials, {ledger.num_ended} done, {self._slots.room()} at once")
         given: Any = {
             "slots": self._slots,
             "folder": self._folder / "ray" / act,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,15 +67,40 @@ class StudySearcher(Searcher):
 class FittingSearcher(ConcurrencyLimiter):
     """Asks a searcher for as many trials at once as the cluster has room for at the time."""
 
-    def __init__(self, searcher: Searcher, at_once: Callable[[], int]) -> None:
-        """Ask `searcher`; `at_once` looks at the cluster."""
+    def __init__(
+        self,
+        searcher: Searcher,
+        room: Callable[[Sequence[float]], int],
+        share: Callable[[dict[str, Any]], float],
+    ) -> None:
+        """Ask `searcher`.
+
+        `room` says how many trials fit beside those of some shares of GPUs, `share` what the
+        workers of a suggestion take.
+        """
         super().__init__(searcher, max_concurrent=1)
-        self._at_once = at_once
+        self._room = room
+        self._share = share
+        self._live: dict[str, float] = {}  # the shares of trials that are there
 
     def suggest(self, trial_id: str) -> Any:
         """Return a trial if there is room for one."""
-        self.max_concurrent = self._at_once()
-        return super().suggest(trial_id)
+        self.max_concurrent = len(self._live) + self._room(list(self._live.values()))
+        suggestion = super().suggest(trial_id)
+        if isinstance(suggestion, dict):
+            self._live[trial_id] = self._share(suggestion)
+        return suggestion
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Count a trial's place as free."""
+        self._live.pop(trial_id, None)
+        super().on_trial_complete(trial_id, result, error)
+
+    def get_state(self) -> dict[str, Any]:
+        """Return nothing to keep."""
+        return {}
 
 
 class StudyScheduler(FIFOScheduler):

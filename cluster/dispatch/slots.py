@@ -12,7 +12,14 @@ from trainables.faults import check, number
 TUNE_ACTOR_CPU = 0.01
 CONFIRM_UNDER = ("tune", "train")  # what runs the trials of a confirmation
 
-Node = tuple[int, int]  # its CPUs and GPUs
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Node:
+    """What one machine has; the memory is None where it is not known."""
+
+    cpus: int
+    gpus: int = 0
+    memory_bytes: float | None = None  # of a GPU where there are any, else of the machine
 
 
 class ClusterLostError(RuntimeError):
@@ -29,25 +36,29 @@ class Slots:
     gpu_bytes: float = 0  # the memory of the smallest one, where they are shared
     limit: int | None = None  # of trials at once
 
-    def at_once(self) -> int:
-        """Return how many trials fit on the nodes that are there now."""
-        return self.fitting(alive())
+    def room(self, live: Sequence[float] = ()) -> int:
+        """Return how many more trials fit on the nodes that are there now (see `fitting`)."""
+        return self.fitting(alive(), live)
 
-    def fitting(self, nodes: Sequence[Node]) -> int:
-        """Return how many trials fit on nodes.
+    def fitting(self, nodes: Sequence[Node], live: Sequence[float] = ()) -> int:
+        """Return how many trials of the usual share fit on nodes beside those that are there.
 
-        >>> Slots(num_workers=2, threads=2).fitting([(5, 0), (2, 0)])
+        `live` has a worker's share in each of these. Where one of them cannot be placed, as its
+        node is gone or its share too large for what is left, it is waited for: no other fits.
+
+        >>> Slots(num_workers=2, threads=2).fitting([Node(cpus=5), Node(cpus=2)])
         1
-        >>> Slots(num_workers=1, threads=1, gpu=0.5, limit=3).fitting([(8, 1), (8, 1)])
-        3
+        >>> shared = Slots(num_workers=1, threads=1, gpu=0.5, limit=3)
+        >>> shared.fitting([Node(cpus=8, gpus=1)] * 2), shared.fitting([Node(cpus=8, gpus=1)], [1])
+        (3, 0)
         """
-        shares = int(1 / self.gpu + 1e-6) if self.gpu else 0  # of one GPU; none is of two
-        places = sum(
-            min(cpu // self.threads, gpu * shares) if shares else cpu // self.threads
-            for cpu, gpu in nodes
-        )
-        fitting = places // self.num_workers
-        return min(fitting, self.limit) if self.limit else fitting
+        rooms = [_Room(node, self.threads) for node in nodes]
+        for share in sorted(live, reverse=True):
+            for _ in range(self.num_workers):
+                if not any(room.take(share) for room in rooms):
+                    return 0
+        fitting = sum(room.places(self.gpu) for room in rooms) // self.num_workers
+        return min(fitting, self.limit - len(live)) if self.limit else fitting
 
     def share(self, needed_bytes: float) -> float:
         """Return a worker's share of a GPU: as many times `gpu` as its memory takes, or all of it.
@@ -61,8 +72,8 @@ class Slots:
         times = max(1, math.ceil(needed_bytes / (self.gpu * self.gpu_bytes)))
         return min(1.0, times * self.gpu)
 
-    def bundles(self, needed_bytes: float = 0) -> list[dict[str, float]]:
-        """Return the resources of a trial: its Tune actor, then each worker.
+    def bundles(self, share: float | None = None) -> list[dict[str, float]]:
+        """Return the resources of a trial whose workers have such a share: Tune's actor, workers.
 
         The actor only waits; its share comes out of the workers', or the last trial would not fit.
 
@@ -71,16 +82,52 @@ class Slots:
         """
         worker: dict[str, float] = {"CPU": self.threads - TUNE_ACTOR_CPU / self.num_workers}
         if self.gpu:
-            worker["GPU"] = self.share(needed_bytes)
+            worker["GPU"] = self.gpu if share is None else share
         return [{"CPU": TUNE_ACTOR_CPU}] + [worker] * self.num_workers
 
 
+class _Room:
+    """What is left of a node for workers of so many threads."""
+
+    def __init__(self, node: Node, threads: int) -> None:
+        self._workers = node.cpus // threads
+        self._gpus = [1.0] * node.gpus
+
+    def take(self, share: float) -> bool:
+        """Place a worker, on the GPU that it fills best; return whether it fits."""
+        fitting = [left for left in self._gpus if _times(left, share)] if share else []
+        if not self._workers or (share and not fitting):
+            return False
+        self._workers -= 1
+        if share:
+            self._gpus[self._gpus.index(min(fitting))] -= share
+        return True
+
+    def places(self, share: float) -> int:
+        """Return how many more workers fit."""
+        if not share:
+            return self._workers
+        return min(self._workers, sum(_times(left, share) for left in self._gpus))
+
+
+def _times(left: float, share: float) -> int:
+    """Return how often a share is in what is left of one GPU; a worker has no parts of two."""
+    return int(left / share + 1e-6)
+
+
 def alive() -> list[Node]:
-    """Return the nodes of the cluster."""
+    """Return the nodes of the cluster that live."""
     import ray
 
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in nodes]
+    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [
+        Node(
+            cpus=int(has.get("CPU", 0)),
+            gpus=int(has.get("GPU", 0)),
+            memory_bytes=None if has.get("GPU") else has.get("memory"),
+        )
+        for has in found
+    ]
 
 
 def fit(
@@ -94,17 +141,18 @@ def fit(
     A worker stays on one node and has a GPU to itself where there are any, or the share of one
     that is given. On CPUs, workers have as many threads as so many of them at once can have.
 
-    >>> fit([(16, 4), (8, 0)], 2, None)
+    >>> fit([Node(cpus=16, gpus=4), Node(cpus=8)], 2, None)
     Slots(num_workers=2, threads=4, gpu=1, gpu_bytes=0, limit=None)
 
     Raises:
         ConfigError: If not one trial fits, or a GPU cannot be shared so.
     """
-    gpus = [(cpu, gpu) for cpu, gpu in nodes if gpu]
-    check({"gpus-per-worker": _share_fault(gpus_per_worker, len(gpus))})
+    with_gpus = [node for node in nodes if node.gpus]
+    check({"gpus-per-worker": _share_fault(gpus_per_worker, len(with_gpus))})
     each = gpus_per_worker or 1
-    shares = int(1 / each + 1e-6)
-    places = sum(gpu * shares for _, gpu in gpus) if gpus else sum(cpu for cpu, _ in nodes)
+    shares = _times(1.0, each)
+    gpus, cpus = sum(node.gpus for node in nodes), [node.cpus for node in nodes]
+    places = gpus * shares if gpus else sum(cpus)
     fitting = places // num_workers
     if not fitting:
         unit = "GPUs" if gpus else "CPUs"
@@ -112,12 +160,12 @@ def fit(
             f"engine.num_workers: expected at most {places}, the cluster's {unit}, "
             f"got {num_workers}"
         )
-    at_once = min(fitting, limit) if limit else fitting
     if gpus:
-        threads = max(1, min(cpu // (gpu * shares) for cpu, gpu in gpus))
+        threads = max(1, min(node.cpus // (node.gpus * shares) for node in with_gpus))
         return Slots(num_workers=num_workers, threads=threads, gpu=each, limit=limit)
-    threads = max(cpu for cpu, _ in nodes)
-    while sum(cpu // threads for cpu, _ in nodes) < at_once * num_workers:
+    at_once = min(fitting, limit) if limit else fitting
+    threads = max(cpus)
+    while sum(cpu // threads for cpu in cpus) < at_once * num_workers:
         threads -= 1
     return Slots(num_workers=num_workers, threads=threads, limit=limit)
 

@@ -61,13 +61,14 @@ def run_trials(
     running: dict[Any, _Running] = {}
     with tune.insistent_interrupt():
         while not ledger.is_done:
-            while len(running) < max(1, slots.at_once()):  # Train waits for nodes to come
+            while not running or slots.room([trial.share for trial in running.values()]) > 0:
                 assignment = ledger.next_trial()
                 if assignment is None:
                     break
-                trial = _Running(ledger, assignment)
-                started = fit.remote(_settings(assignment, slots, folder, study, patience))
-                running[started] = trial
+                share = tune.gpu_share(slots, assignment.config)
+                trial = _Running(ledger, assignment, share)
+                settings = _settings(assignment, slots, share, folder, study, patience)
+                running[fit.remote(settings)] = trial
             ended, _ = ray.wait(list(running), timeout=LOOK_S)
             tune.check_own_node(own_node)
             for trial in running.values():
@@ -77,13 +78,13 @@ def run_trials(
 
 
 def _settings(
-    trial: Assignment, slots: Slots, folder: Path, study: str, patience: Patience
+    trial: Assignment, slots: Slots, share: float, folder: Path, study: str, patience: Patience
 ) -> _Fit:
     return _Fit(
         name=f"{study}-{trial.name}",
         storage=str(folder.resolve()),
         num_workers=slots.num_workers,
-        resources=tune.bundles(slots, trial.config)[-1],
+        resources=slots.bundles(share)[-1],
         patience=patience,
         given={
             "trial": as_dict(trial.config),
@@ -96,8 +97,12 @@ def _settings(
 class _Running:
     """A trial under Train: reads what it says in its folder and tells the ledger."""
 
-    def __init__(self, ledger: Ledger, assignment: Assignment) -> None:
-        """Take up a trial; what an earlier driver's run of it said is dropped, and said again."""
+    def __init__(self, ledger: Ledger, assignment: Assignment, share: float = 0.0) -> None:
+        """Take up a trial whose workers have a `share` of a GPU each.
+
+        What an earlier driver's run of it said is dropped, and said again.
+        """
+        self.share = share
         self._ledger = ledger
         self._number = assignment.number
         self._events = assignment.folder / EVENTS

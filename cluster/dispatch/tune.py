@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from signal import SIGALRM, SIGINT
 from typing import Any
@@ -124,6 +124,7 @@ def gpu_bytes() -> int:
     return min(ray.get(found))
 
 
+@lru_cache(maxsize=256)  # a trial is asked about when it is proposed and when it is placed
 def _needed_bytes(config: TrialConfig) -> float:
     """Return the memory that a worker of a trial takes."""
     from trainables.estimate import estimate
@@ -131,9 +132,9 @@ def _needed_bytes(config: TrialConfig) -> float:
     return estimate(config, 1.0).total_bytes
 
 
-def bundles(slots: Slots, config: TrialConfig) -> list[dict[str, float]]:
-    """Return the resources of a trial; a large one gets more shares of GPUs that are shared."""
-    return slots.bundles(_needed_bytes(config) if slots.gpu_bytes else 0)
+def gpu_share(slots: Slots, config: TrialConfig) -> float:
+    """Return a worker's share of a GPU; a large design's is larger where they are shared."""
+    return slots.share(_needed_bytes(config)) if slots.gpu_bytes else slots.gpu
 
 
 def living_nodes() -> set[str]:
@@ -189,13 +190,16 @@ def run_trials(
     losses = Losses(limit=patience.losses, nodes=living_nodes)
     searcher = StudySearcher(ledger, slots.threads, patience.hang_timeout_s)
 
+    def share(config: dict[str, Any]) -> float:
+        return gpu_share(slots, from_dict(config["trial"]))
+
     def resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
-        return tune.PlacementGroupFactory(bundles(slots, from_dict(config["trial"])))
+        return tune.PlacementGroupFactory(slots.bundles(share(config)))
 
     tuner = tune.Tuner(
         tune.with_resources(trainable or TrialGroup, resources),
         tune_config=tune.TuneConfig(
-            search_alg=FittingSearcher(searcher, slots.at_once),
+            search_alg=FittingSearcher(searcher, slots.room, share),
             scheduler=StudyScheduler(ledger, losses),
             num_samples=-1,
             reuse_actors=True,

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from cluster.acts import confirm
+from cluster.dispatch.slots import Node
 from cluster.observers.tracking import tracking_uri
 from cluster.preflight.folders import free_bytes
-from cluster.preflight.surroundings import Node, Place, nodes, placed
+from cluster.preflight.surroundings import Place, nodes, placed
 from cluster.settings import StudyConfig
 from search_spaces.drawing import CONTROL, Overlay
 from trainables import suites

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from cluster.dispatch.losses import Patience
-from cluster.dispatch.slots import fit
+from cluster.dispatch.slots import Node, alive, fit
 from cluster.dispatch.tune import gpu_bytes, ray_cluster
 from cluster.preflight import storages
 from cluster.preflight.storages import PORTS, server_fault, sqlite_fault
@@ -37,15 +37,6 @@ class Place:
         return self.gpus_per_worker is not None and self.gpus_per_worker < 1
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Node:
-    """What one machine has; the memory is None where it is not known."""
-
-    cpus: int
-    gpus: int
-    memory_bytes: float | None  # of a GPU where there are any, else of the machine
-
-
 @lru_cache(maxsize=4)  # connecting takes seconds
 def nodes(address: str | None, looks: bool = False) -> tuple[Node, ...]:
     """Return the machines of a cluster, or this one; whoever `looks` sees its GPUs' memory.
@@ -60,18 +51,9 @@ def nodes(address: str | None, looks: bool = False) -> tuple[Node, ...]:
         return (Node(cpus=cpus, gpus=num_gpus(), memory_bytes=float(machine_bytes())),)
     check({"address": _address_fault(address)})
     with ray_cluster(address):
-        import ray
-
-        found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        shared = gpu_bytes() if looks and any(has.get("GPU") for has in found) else None
-    return tuple(
-        Node(
-            cpus=int(has.get("CPU", 0)),
-            gpus=int(has.get("GPU", 0)),
-            memory_bytes=shared if has.get("GPU") else has.get("memory"),
-        )
-        for has in found
-    )
+        found = alive()
+        shared = gpu_bytes() if looks and any(node.gpus for node in found) else None
+    return tuple(replace(node, memory_bytes=shared) if node.gpus else node for node in found)
 
 
 def placed(machines: Sequence[Node], num_workers: int, place: Place) -> tuple[int, int]:
@@ -80,9 +62,8 @@ def placed(machines: Sequence[Node], num_workers: int, place: Place) -> tuple[in
     Raises:
         ConfigError: If not one trial fits.
     """
-    pairs = [(node.cpus, node.gpus) for node in machines]
-    slots = fit(pairs, num_workers, place.at_once, place.gpus_per_worker)
-    return slots.fitting(pairs), slots.threads
+    slots = fit(machines, num_workers, place.at_once, place.gpus_per_worker)
+    return slots.fitting(machines), slots.threads
 
 
 def _address_fault(address: str) -> str | None:

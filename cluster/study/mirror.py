@@ -3,6 +3,10 @@
 What a new trial is made of (parameters, attributes) is drawn in memory and stored in one write,
 so no half-drawn trial is ever left. Samplers and pruners see a paused trial as PRUNED, which is
 what it will be unless it is promoted; in the storage it is RUNNING with the attribute `paused`.
+
+Optuna's storages cannot take a trial back, as a draw of a known design is: `discard` does so, by
+three private fields of `InMemoryStorage` that its test guards. Storages name studies and trials by
+ids that only these hold, as `_study_id` and `_trial_id`, and only a study knows its `_storage`.
 """
 
 from __future__ import annotations
@@ -58,7 +62,7 @@ class Mirror(InMemoryStorage):
 
     def trials(self) -> list[FrozenTrial]:
         """Return all trials as they are, by number."""
-        return self._studies[STUDY].trials
+        return super().get_all_trials(STUDY, deepcopy=False)
 
     def commit(self, number: int) -> None:
         """Store a trial that was asked for, with all that was drawn for it."""

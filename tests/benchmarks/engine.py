@@ -1,10 +1,15 @@
 """The search engine: its overhead for each trial, its pace in virtual time, what it saves.
 
-All on the formula over all designs of a real space: no model is trained.
+On the formula over all designs of a real space, without training a model; or what it saves on the
+curves of a study that `record` has made:
+
+    python -m tests.benchmarks.engine --recorded outputs/recorded
 """
 
 from __future__ import annotations
 
+import argparse
+import sys
 import tempfile
 import time
 import warnings
@@ -18,14 +23,14 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from cluster.settings import StudyConfig
-from cluster.simulate import quiet, simulate
+from cluster.simulate import quiet, recorded, simulate
 from cluster.simulation.intervals import spread
-from cluster.simulation.workloads import Formula
+from cluster.simulation.workloads import Formula, Recorded
 from cluster.study.storage import journal
 from search_spaces.spaces import SPACES
 from trainables.config import TrialConfig
 from trainables.overlay import as_dict, flatten, overlay
-from trainables.shape import EMBEDDED
+from trainables.shape import EMBEDDED, Shape
 
 NUM_TRIALS = 1000
 REPORTS = 8
@@ -39,7 +44,8 @@ def run(device: str) -> Iterator[str]:
     with warnings.catch_warnings():
         quiet()
         yield from _pace()
-        yield from _saved()
+        formula = Formula(SPACES["attention"], BASE, EMBEDDED)
+        yield from _saved(StudyConfig(space="attention", base=BASE), formula, EMBEDDED)
 
 
 def _pace() -> Iterator[str]:
@@ -89,10 +95,9 @@ def _ask(formula: Formula, storage: BaseStorage, reports: int) -> None:
         study.tell(trial, formula.score(usual | design), state=TrialState.COMPLETE)
 
 
-def _saved() -> Iterator[str]:
+def _saved(given: StudyConfig, workload: Formula | Recorded, shape: Shape) -> Iterator[str]:
     """Count the steps until a design within 1 % of the best of all is trained to the end."""
-    formula = Formula(SPACES["attention"], BASE, EMBEDDED)
-    usual = StudyConfig(space="attention", base=BASE, sampler="random", pruner="none")
+    usual = replace(given, sampler="random", pruner="none")
     arms = {
         "random, full budget": replace(usual, num_trials=AT_RANDOM),
         "TPE, percentile (the default)": replace(
@@ -101,12 +106,31 @@ def _saved() -> Iterator[str]:
         "TPE, halving": replace(usual, num_trials=MODELLED, sampler="tpe", pruner="halving"),
     }
     yield (
-        f"steps to within 1 % of the best of {formula.num_designs} designs, 4 workers, "
+        f"steps to within 1 % of the best of {workload.num_designs} designs, 4 workers, "
         f"median of {SEEDS} seeds [95 % interval]"
     )
     first = None
     for name, arm in arms.items():
         seeded = (replace(arm, seed=seed) for seed in range(SEEDS))
-        found = spread([simulate(each, formula, 4).steps_to_best for each in seeded])
+        found = spread([simulate(each, workload, 4, shape=shape).steps_to_best for each in seeded])
         first = first or found.middle
         yield f"{name:34} {found.text(',.0f'):>26}  {found.middle / first:5.2f} of random's"
+
+
+def main() -> None:
+    """Print what is saved on a recorded study."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks.engine",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--recorded", type=Path, required=True, metavar="FOLDER")
+    with warnings.catch_warnings():
+        quiet()
+        for line in _saved(*recorded(parser.parse_args().recorded)):
+            sys.stdout.write(f"{line}\n")
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+from tests.cluster.programs import run
+
 TRIALS = 4
 STEP_S = "2"
 SOON = {  # the head counts a node as dead; its workers live on until then
@@ -62,15 +63,7 @@ def main(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_a_node_that_comes_is_used_and_one_that_goes_is_done_without(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.cluster.test_elastic", str(tmp_path)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    seen = json.loads(done.stdout.splitlines()[-1])
+    seen = run("test_elastic", tmp_path, timeout_s=300)
     assert (seen["code"], seen["running"]) == (0, [1, 2])
     assert len(seen["states"]) == TRIALS
     assert set(seen["states"]) <= {"COMPLETE", "PRUNED"}

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from cluster.acts.factorial import acts_of, factorial
+from cluster.dispatch.slots import Node
 from cluster.preflight import forecast as forecasts
 from cluster.preflight import plan
 from cluster.preflight.designs import num_designs
 from cluster.preflight.forecast import Act, Forecast, acts_of_search, forecast
-from cluster.preflight.surroundings import Node, Place
+from cluster.preflight.surroundings import Place
 from cluster.settings import StudyConfig
 from search_spaces.drawing import CONTROL
 from trainables.config import EMBEDDED_MODEL, TrialConfig

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,7 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+from tests.cluster.programs import run
+
 STOPS = 100
 SETTLE_S = 60.0  # for Ray to end what it has put down, on a busy machine
 
@@ -58,15 +58,7 @@ def main(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_a_hundred_early_stops(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.cluster.test_leaks", str(tmp_path)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=400,
-    )
-    assert done.returncode == 0, done.stderr
-    before, after, stopped = json.loads(done.stdout.splitlines()[-1])
+    before, after, stopped = run("test_leaks", tmp_path, timeout_s=400)
     assert stopped == STOPS
     assert before["placement groups"] == after["placement groups"] == 0
     assert {name: after[name] for name in before if after[name] > before[name]} == {}

@@ -10,10 +10,11 @@ import pytest
 from filelock import FileLock
 
 from cluster.arguments import with_flags
+from cluster.dispatch.slots import Node
 from cluster.preflight import plan
 from cluster.preflight.filling import filling
 from cluster.preflight.forecast import Forecast
-from cluster.preflight.surroundings import Node, Place
+from cluster.preflight.surroundings import Place
 from cluster.search import main
 from cluster.settings import StudyConfig, write_once
 from cluster.study.opening import claim

@@ -101,6 +101,14 @@ def test_losses_cost_time_and_no_steps() -> None:
     assert rough.seconds > calm.seconds + 25
 
 
+def test_a_known_design_comes_after_the_control(formula: Formula) -> None:
+    usual = flatten(as_dict(BASE))
+    designs = [cell.params for cell in cells(SPACES["attention"], BASE, EMBEDDED)]
+    best = max(designs, key=lambda design: formula.score(usual | design))
+    settings = config(num_trials=4, sampler="random", pruner="none", first=(best,))
+    assert simulate(settings, formula, 1).steps_to_best == 2 * 16
+
+
 def test_halving_trains_a_fraction(formula: Formula) -> None:
     usual = config(num_trials=30, sampler="random", pruner="none")
     whole = simulate(usual, formula, 3)
@@ -199,6 +207,8 @@ def test_all_faults_of_the_command_come_together(
     assert both[1].startswith("--recorded: expected a finished search's folder")
     assert main(["--recorded", str(tmp_path)]) == 2
     assert "--recorded: expected a finished search's folder" in capsys.readouterr().err
+    assert main(["--first", "unknown"]) == 2
+    assert "--first" in capsys.readouterr().err
     assert main(["--samplers", "tpee"]) == 2
     assert "--samplers: expected one of" in capsys.readouterr().err
 

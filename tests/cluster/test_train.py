@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import subprocess
 import sys
 import threading
 import time
@@ -17,10 +16,9 @@ import pytest
 from cluster.dispatch.train import _Running
 from cluster.study.ledger import Ledger
 from tests.cluster import formula
+from tests.cluster.programs import run
 from trainables.ray_train_loop import EVENTS, FAILURE, read
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-TIMEOUT_S = 250.0
 SETTLE_S = 20.0  # for Ray to end what it has put down
 OF_THE_CLUSTER = ("IDLE", "DashboardAgent", "RuntimeEnvAgent", "_AutoscalingCoordinatorActor")
 CONTROL = {"attention.mask": "causal", "pooling.token_scope": "last_token", "pooling.head": "none"}
@@ -123,16 +121,9 @@ def main(outputs: Path, model: str, pairs: str) -> None:
 def test_a_confirmation_comes_to_the_same_through_the_death_of_a_worker(
     tiny_model: Path, tiny_pairs: Path, tmp_path: Path
 ) -> None:
-    program = [sys.executable, "-m", "tests.cluster.test_train", str(tmp_path)]
-    done = subprocess.run(
-        [*program, str(tiny_model), str(tiny_pairs)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
+    under_tune, under_train, said, still_there = run(
+        "test_train", tmp_path, tiny_model, tiny_pairs, timeout_s=250
     )
-    assert done.returncode == 0, done.stderr
-    under_tune, under_train, said, still_there = json.loads(done.stdout.splitlines()[-1])
     assert [kind for kind, _ in said] in (["Report"], ["Report"] * 2, ["Report"] * 3)
     assert [row["status"] for row in under_tune] == ["complete", "failed"]
     assert under_train == under_tune

@@ -6,7 +6,6 @@ import gc
 import json
 import shutil
 import warnings
-from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
@@ -95,12 +94,10 @@ def root(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_pairs:
 
 
 @pytest.fixture
-def config(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TrialConfig]:
+def config(root: Path, monkeypatch: pytest.MonkeyPatch) -> TrialConfig:
     """A trial whose warm-up moves what it trains, with a short training behind it."""
     monkeypatch.chdir(root)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield TrialConfig(
+    return TrialConfig(
         backbone=BackboneConfig(model="tied", num_layers=2),
         attention=AttentionConfig(mask="bidirectional"),
         adaptation=AdaptationConfig(
@@ -121,7 +118,6 @@ def config(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TrialConfig]
         engine=EngineConfig(precision="fp32"),
         evaluation=EvaluationConfig(tasks=("NoSuchTask",), batch_size=4),
     )
-    torch.set_num_threads(threads)
 
 
 def batch(texts: list[str] | None = None, instruction: str = "") -> Padded:
@@ -260,18 +256,6 @@ def plain_loop(config: TrialConfig) -> tuple[list[float], dict[str, Tensor]]:
         optimizer.step()
         found.append(loss.item())
     return found, {f"backbone.{name}": weight.detach() for name, weight in trained.items()}
-
-
-@pytest.fixture(scope="module")
-def one(root: Path) -> Iterator[Group]:
-    with opened(1, root) as group:
-        yield group
-
-
-@pytest.fixture(scope="module")
-def two(root: Path) -> Iterator[Group]:
-    with opened(2, root) as group:
-        yield group
 
 
 def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor], share: float = 0) -> None:

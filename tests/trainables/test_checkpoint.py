@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import LlamaModel
 
-from tests.trainables.workers import TIMEOUT_S, Group, numbers, opened, reports
+from tests.trainables.workers import TIMEOUT_S, Group, numbers, reports
 from trainables import checkpoint, engine
 from trainables.build import build, trainable_parameters
 from trainables.checkpoint import CheckpointError
@@ -51,24 +50,6 @@ MOVES = [  # stage and workers that write, and those that continue
 ]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Keep torch from spinning on the cores that the workers are using."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_pairs: Path) -> Path:
-    """Return where all processes stand."""
-    folder = tmp_path_factory.mktemp("root")
-    (folder / "model").symlink_to(tiny_model)
-    (folder / "pairs.jsonl").symlink_to(tiny_pairs)
-    return folder
-
-
 @pytest.fixture
 def config(root: Path, monkeypatch: pytest.MonkeyPatch) -> TrialConfig:
     """A trial whose trained tensors are large, small, and of odd sizes."""
@@ -101,10 +82,9 @@ def config(root: Path, monkeypatch: pytest.MonkeyPatch) -> TrialConfig:
 
 
 @pytest.fixture(scope="module")
-def groups(root: Path) -> Iterator[dict[int, Group]]:
-    """Yield groups of one and of two workers."""
-    with opened(1, root) as one, opened(2, root) as two:
-        yield {1: one, 2: two}
+def groups(one: Group, two: Group) -> dict[int, Group]:
+    """Return groups of one and of two workers."""
+    return {1: one, 2: two}
 
 
 def trainee(config: TrialConfig) -> Trainee:

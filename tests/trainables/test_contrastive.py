@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tests.trainables.model.making import shaken
-from tests.trainables.workers import TIMEOUT_S, Group, opened
+from tests.trainables.workers import TIMEOUT_S, Group
 from trainables import engine, packing
 from trainables.build import build
 from trainables.config import (
@@ -38,14 +37,6 @@ LEARNED = ObjectiveConfig(
 Gradients = dict[str, Tensor]
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_pairs: Path) -> Path:
-    folder = tmp_path_factory.mktemp("root")
-    (folder / "model").symlink_to(tiny_model)
-    (folder / "pairs.jsonl").symlink_to(tiny_pairs)
-    return folder
-
-
 @pytest.fixture
 def config(root: Path, monkeypatch: pytest.MonkeyPatch) -> TrialConfig:
     monkeypatch.chdir(root)
@@ -58,18 +49,6 @@ def config(root: Path, monkeypatch: pytest.MonkeyPatch) -> TrialConfig:
         training=TrainingConfig(batch_size=NUM_QUERIES, max_grad_norm=1e9),
         engine=EngineConfig(precision="fp32"),
     )
-
-
-@pytest.fixture(scope="module")
-def one(root: Path) -> Iterator[Group]:
-    with opened(1, root) as group:
-        yield group
-
-
-@pytest.fixture(scope="module")
-def two(root: Path) -> Iterator[Group]:
-    with opened(2, root) as group:
-        yield group
 
 
 def texts(rank: int, num_workers: int) -> list[Row]:

@@ -118,15 +118,6 @@ class TestSettings:
         engine.check_overlay(EngineConfig())
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_pairs: Path) -> Path:
-    """Return where all processes stand."""
-    folder = tmp_path_factory.mktemp("root")
-    (folder / "model").symlink_to(tiny_model)
-    (folder / "pairs.jsonl").symlink_to(tiny_pairs)
-    return folder
-
-
 @pytest.fixture
 def config(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TrialConfig]:
     monkeypatch.chdir(root)

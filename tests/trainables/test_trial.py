@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import warnings
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from functools import partial
@@ -103,23 +103,11 @@ DESIGNS: dict[str, dict[str, Any]] = {
 CHECKPOINTED = {"attention.mask": "two_stream", "training.gradient_checkpointing": True}
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Keep torch from spinning on the cores that the workers are using."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_pairs: Path) -> Path:
-    """Return where all processes stand."""
-    folder = tmp_path_factory.mktemp("root")
-    (folder / "model").symlink_to(tiny_model)
-    (folder / "pairs.jsonl").symlink_to(tiny_pairs)
-    (folder / "more.jsonl").write_text(tiny_pairs.read_text().replace("the ", "every "))
-    return folder
+def root(root: Path, tiny_pairs: Path) -> Path:
+    """Return where all processes stand, with other pairs too."""
+    (root / "more.jsonl").write_text(tiny_pairs.read_text().replace("the ", "every "))
+    return root
 
 
 @pytest.fixture
@@ -151,18 +139,6 @@ def config(root: Path, monkeypatch: pytest.MonkeyPatch) -> TrialConfig:
         engine=EngineConfig(precision="fp32"),
         evaluation=EvaluationConfig(tasks=("NoSuchTask",), batch_size=4),
     )
-
-
-@pytest.fixture(scope="module")
-def one(root: Path) -> Iterator[Group]:
-    with opened(1, root) as group:
-        yield group
-
-
-@pytest.fixture(scope="module")
-def two(root: Path) -> Iterator[Group]:
-    with opened(2, root) as group:
-        yield group
 
 
 def losses(reported: Reports) -> list[float]:
