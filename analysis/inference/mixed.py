@@ -18,6 +18,8 @@ from scipy import linalg, optimize
 from analysis.contrasts import ALPHA, critical_value, p_value, shares
 from analysis.pseudovalues import FloatArray
 
+MOST = 1000.0  # a standard deviation of seeds or tasks over that of the rest
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MixedEffect:
@@ -104,7 +106,7 @@ def _reml(layout: Layout) -> tuple[float, float, float]:
         return _deviance(layout, roots)[0]
 
     fits = [
-        optimize.minimize(loss, start, bounds=[(0, None)] * 2, options={"ftol": 1e-13})
+        optimize.minimize(loss, start, bounds=[(0, MOST)] * 2, options={"ftol": 1e-13})
         for start in ([1.0, 1.0], [0.1, 0.1])
     ]
     roots = min(fits, key=lambda fit: float(fit.fun)).x
