@@ -4,8 +4,10 @@ difference = effect + seed + task + rest, where seeds (training runs), tasks and
 random and crossed: the claim is about other seeds *and* other tasks. The variances are REML
 estimates (Patterson and Thompson, 1971), which may be 0: a bounded search finds the edge, where
 statsmodels' MixedLM stops short of it. Wald's z takes the variances for known, which errs too
-often with few seeds, so the critical value weighs Student's for seeds and tasks by their shares of
-the variance, as `contrasts.compare` does; on a complete layout without zeros the two agree.
+often with few seeds, so the critical value weighs Student's for seeds, tasks and the rest by their
+shares of the variance (Cochran and Cox, 1957). Estimate and error on a complete layout without
+zeros are those of `contrasts.compare`, whose interval is a little wider: it has the rest among the
+seeds.
 """
 
 import math
@@ -72,7 +74,9 @@ def mixed_model(
     weights /= weights.sum()
     effect = float(weights @ differences)
     by_seed, by_task, rest = (float(weights @ part @ weights) for part in parts)
-    split = shares(by_seed + rest, int(seed.max()) + 1, [by_task], [int(task.max()) + 1])
+    num_seeds, num_tasks = int(seed.max()) + 1, int(task.max()) + 1
+    num_rest = max(len(seed) - num_seeds - num_tasks + 1, 1) + 1  # one above its freedom
+    split = shares(by_seed, num_seeds, [by_task, rest], [num_tasks, num_rest])
     error = math.sqrt(by_seed + by_task + rest)
     half = error * critical_value(ALPHA, split)
     return MixedEffect(

@@ -31,7 +31,7 @@ RUN = Noise(seed=0.003, task=0.008, rest=0.005)  # of one design's scores
 SHAPES = ((3, 8), (5, 12), (5, 41))  # seeds, tasks
 DESIGNS = 6  # the control first
 STUDIES = 2000
-FITS = 300  # of the mixed model, which is slower
+FITS = 600  # of the mixed model, which is slower
 
 
 def run(device: str) -> Iterator[str]:
