@@ -12,9 +12,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "cpu": ("forward", "encode", "training", "engine", "dispatch", "statistics"),
     "cuda": ("forward", "training"),
 }
-FILES = {
-    "statistics": ("statistics_speed", "statistics_truth")
-}  # of more than one, or another name
+FILES = {"statistics": ("statistics_speed", "statistics_truth")}  # others: of the same name
 
 
 def main() -> None:
