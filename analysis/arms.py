@@ -53,6 +53,13 @@ def confirmed_arms(results: Results) -> list[Arm]:
     ]
 
 
+def confirming_tasks(results: Results, category: str) -> list[str]:
+    """The tasks of a category that were scored on the confirming split, by name."""
+    scores = results.scores
+    chosen = (scores["split"] == "confirming") & (scores["category"] == category)
+    return sorted(set(scores.loc[chosen, "task"]))
+
+
 def choosing_rows(results: Results, arm: Arm) -> list[str]:
     """The complete search rows that speak for `arm`: its digest, or else its design.
 
@@ -89,16 +96,21 @@ def contrast_in(
     found: dict[str, Differences] = {}
     dropped = []
     for task in tasks:
-        left, right = (_on_task(items, a, category, task) for a in (arm, other))
+        left, right = (on_task(items, a, category, task) for a in (arm, other))
         if not left.seeds or not right.seeds:
             absent = arm.label if not left.seeds else other.label
             dropped.append(f"{task}: no items of {absent}")
             continue
         found[task] = pair(left, right, fixed_control=other.deterministic)
         dropped += [f"{task}: {reason}" for reason in found[task].dropped]
+    return joined(found, dropped)
+
+
+def joined(found: Mapping[str, Differences], dropped: Sequence[str]) -> CategoryContrast:
+    """One contrast of the differences of several tasks, on the seeds that all of them have."""
     used = {task: cells for task, cells in found.items() if cells.values.size}
     seeds = sorted(set.intersection(*(set(c.seeds) for c in used.values()))) if used else []
-    dropped += [
+    lost = [
         f"{task}: seed {seed}: not in every task"
         for task, cells in used.items()
         for seed in cells.seeds
@@ -106,10 +118,11 @@ def contrast_in(
     ]
     values = [c.values[np.isin(c.seeds, seeds)] for c in used.values()]
     contrast = compare(values) if seeds else None
-    return CategoryContrast(contrast=contrast, tasks=tuple(used), dropped=tuple(dropped))
+    return CategoryContrast(contrast=contrast, tasks=tuple(used), dropped=(*dropped, *lost))
 
 
-def _on_task(items: pd.DataFrame, arm: Arm, category: str, task: str) -> SeedsByItems:
+def on_task(items: pd.DataFrame, arm: Arm, category: str, task: str) -> SeedsByItems:
+    """An arm's runs on a task; without seeds where it has no items."""
     mine = items[(items["category"] == category) & (items["task"] == task)]
     runs = {seed: mine[mine["name"] == name] for seed, name in arm.rows.items()}
     return seeds_by_items({seed: run for seed, run in runs.items() if len(run)})

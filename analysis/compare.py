@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; 0, or 2 if the scores cannot be compared."""
     given = _parser().parse_args(arguments)
     try:
-        scores = read_scores(given.scores, given.tracking_uri)
+        scores = read_scores(given.scores, given.tracking_uri, given.models, given.category)
         models = choose(scores, given.models, given.category)
     except ScoresError as error:
         sys.stderr.write(f"{error}\n")

@@ -98,6 +98,14 @@ def pair(arm: SeedsByItems, control: SeedsByItems, *, fixed_control: bool = Fals
     return _complete(left - right, seeds, names, dropped)
 
 
+def blend(parts: Sequence[tuple[float, SeedsByItems]]) -> SeedsByItems:
+    """The weighted sum of several arms on one task, over the seeds and items that all have."""
+    seeds = sorted(set.intersection(*(set(arm.seeds) for _, arm in parts)))
+    names = sorted(set.intersection(*(set(arm.items) for _, arm in parts)))
+    values = np.sum([weight * _cells(arm, seeds, names) for weight, arm in parts], axis=0)
+    return SeedsByItems(seeds=tuple(seeds), items=tuple(names), values=values)
+
+
 def _cells(arm: SeedsByItems, seeds: Sequence[int], names: Sequence[str]) -> FloatArray:
     rows = [arm.seeds.index(seed) for seed in seeds]
     position = {item: column for column, item in enumerate(arm.items)}

@@ -35,7 +35,7 @@ def styled(draw: Callable[..., str]) -> Callable[..., str]:
 
 
 @styled
-def forest(families: Sequence[tuple[str, Sequence[Finding]]]) -> str:
+def forest(families: Sequence[tuple[str, Sequence[Finding]]], name: str = "forest") -> str:
     """Effects with 95 % intervals in points; one panel for each family of findings."""
     tested = [(title, [f for f in found if f.contrast][:MOST_ROWS]) for title, found in families]
     tested = [(title, found) for title, found in tested if found]
@@ -45,7 +45,7 @@ def forest(families: Sequence[tuple[str, Sequence[Finding]]]) -> str:
     figure, axes = svg.new_figure(7.6, 1.1 + 0.36 * most, columns=len(tested))
     for axis, (title, found) in zip(axes, tested, strict=True):
         _forest_panel(axis, title, found)
-    return svg.to_svg(figure, "forest", "Effects of the winners with 95 % intervals, in points")
+    return svg.to_svg(figure, name, "Effects with 95 % intervals, in points")
 
 
 def _forest_panel(axis: Axes, title: str, found: Sequence[Finding]) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 
 from analysis.contrasts import mean_squares, pair
 from analysis.pseudovalues import SeedsByItems
-from analysis.scores import Scores, ScoresError, choose
+from analysis.scores import ALL, Scores, ScoresError, choose
 
 MOST_PAIRS = 2000  # evenly spaced, of a table that has more
 
@@ -33,7 +33,7 @@ def noise_of(scores: Scores, category: str | None = None) -> Noise:
         ScoresError: If there is no pair with two tasks, or the category is unknown.
     """
     choose(scores, [], category)
-    at = scores.tasks_of(category or "all")
+    at = scores.tasks_of(category or ALL)
     seeds, tasks = tuple(range(len(scores.seeds))), tuple(scores.tasks[task] for task in at)
     arms = [
         SeedsByItems(seeds=seeds, items=tasks, values=values[:, at]) for values in scores.values

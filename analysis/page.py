@@ -49,9 +49,15 @@ CELLS_METHOD = (
     "nothing was stopped early. Where settings were tuned, each cell tried the same few on the "
     "choosing split and was run at its best; the test uses the confirming split only.",
     *METHOD[:2],
-    "p values are corrected by Holm's method over all contrasts of a cell with the control, in "
-    "all categories. Each interval covers its own true difference 95 % of the time; the "
-    "intervals are not simultaneous. The sentences follow Holm's p.",
+    "A main effect compares two levels of a factor within each combination of the other factors "
+    "that both have, all combinations counting equally; an interaction is what two levels bring "
+    "together beyond what each brings. They are tested as two arms are. In a fraction, where "
+    "cells lack such partners, a main effect is that of least squares, as if factors did not "
+    "interact.",
+    "p values are corrected by Holm's method within each of three families, in all categories: "
+    "the contrasts of a cell with the control, the main effects, and the interactions. Nothing "
+    "is corrected across the three. Each interval covers its own true difference 95 % of the "
+    "time; the intervals are not simultaneous. The sentences follow Holm's p.",
     "The smallest detectable difference is approximate: the true difference that the test would "
     "see 80 % of the time, at 0.05 divided by the number of contrasts.",
     "Limits: a few seeds estimate the spread of training runs poorly, and the intervals are wide "
@@ -66,6 +72,7 @@ def page(results: Results, verdict: Verdict, figures: dict[str, tuple[str, str]]
         _header(results),
         _verdict(verdict),
         _contrasts(verdict, figures.get("forest")),
+        _factors(verdict, (figures.get("effects"), figures.get("interactions"))),
         _section("Baselines", _baselines(results)),
         _section("Score against cost", _figure(figures.get("cost"))),
         _section("Learning curves", _figure(figures.get("curves"))),
@@ -128,6 +135,15 @@ def _contrasts(verdict: Verdict, forest: tuple[str, str] | None) -> str:
     )
     tables = [_contrast_table(title, found, one) for title, found in families if found]
     return _section("Contrasts", "".join(tables) + _figure(forest)) if tables else ""
+
+
+def _factors(verdict: Verdict, drawn: Sequence[tuple[str, str] | None]) -> str:
+    families = (
+        ("Main effects: a level against the control's", verdict.main_effects),
+        ("Interactions: two levels together", verdict.interactions),
+    )
+    tables = [_contrast_table(title, found, "Level") for title, found in families if found]
+    return _section("Factors", "".join([*tables, *map(_figure, drawn)])) if tables else ""
 
 
 def _contrast_table(title: str, found: Sequence[Finding], one: str) -> str:

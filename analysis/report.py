@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis import figures
+from analysis import factor_figures, figures
 from analysis.arms import choosing_rows
+from analysis.factor_effects import factor_names
 from analysis.page import page
 from analysis.table import (
     Results,
@@ -55,7 +56,8 @@ def write(study_folder: Path, output: Path | None = None) -> tuple[Path, list[st
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(page(results, verdict, draw(results, verdict)), encoding="utf-8")
     write_csv(results, output.with_name("results.csv"))
-    said = [*_shown(verdict.against_control), *_shown(verdict.against_untrained)]
+    families = (verdict.against_control, verdict.main_effects, verdict.against_untrained)
+    said = [sentence for family in families for sentence in _shown(family)]
     return output, [*said, *verdict.notes]
 
 
@@ -122,6 +124,18 @@ def draw(results: Results, verdict: Verdict) -> dict[str, tuple[str, str]]:
                 if verdict.of_cells
                 else "the categories of its panel: each panel is a family of its own."
             ),
+        ),
+        "effects": (
+            figures.forest([("main effects", verdict.main_effects)], "effects"),
+            "Each level against the control's, with its 95 % interval. Filled: Holm p below 0.05, "
+            f"corrected over all main effects; the {figures.MOST_ROWS} surest are shown.",
+        ),
+        "interactions": (
+            factor_figures.interaction_lines(points, factor_names(results))
+            if verdict.of_cells
+            else "",
+            "Mean score of the cells with two levels: lines that are not parallel are an "
+            "interaction. This describes the cells and tests nothing.",
         ),
         "cost": (
             figures.cost(points),

@@ -7,6 +7,7 @@ importing mteb, which would load torch.
 
 import importlib.util
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +22,36 @@ NO_CATEGORIES = ("adaptation", "system")  # before the dot in names of metrics t
 PAGE = 500
 
 
-def read_scores(source: str, tracking_uri: str | None = None) -> Scores:
+def read_scores(
+    source: str,
+    tracking_uri: str | None = None,
+    models: Sequence[str] = (),
+    category: str | None = None,
+) -> Scores:
     """Read a CSV file, a folder of mteb results, a study's folder, or `mlflow:EXPERIMENT`.
 
     Raises:
-        ScoresError: If the source cannot be read; the message lists every fault.
+        ScoresError: If the source cannot be read, or does not have `models` and `category`; the
+            message lists every fault.
     """
+    frame, lines = _read(source, tracking_uri)
+    return scores_from(frame, lines, models, category)
+
+
+def _read(source: str, tracking_uri: str | None) -> tuple[pd.DataFrame, str]:
+    """The long table, and what one of its rows is called."""
     if source.startswith(SCHEME):
-        return scores_from(_mlflow(source.removeprefix(SCHEME), tracking_uri), "run")
+        return _mlflow(source.removeprefix(SCHEME), tracking_uri), "metric"
     path = Path(source)
     if path.is_dir():
         is_study = any((path / "results").glob("*.json"))
-        return scores_from(_study(path) if is_study else _mteb(path))
+        return (_study(path) if is_study else _mteb(path)), "row"
     if not path.is_file():
         raise ScoresError(
             f"scores: expected a CSV file, a folder of results or {SCHEME}EXPERIMENT, "
             f"got nothing at {source}"
         )
-    return scores_from(_csv(path), "line")
+    return _csv(path), "line"
 
 
 def _csv(path: Path) -> pd.DataFrame:

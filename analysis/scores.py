@@ -37,11 +37,18 @@ class Scores:
         return [at for at, name in enumerate(self.categories) if category in (ALL, name)]
 
 
-def scores_from(frame: pd.DataFrame, lines: str = "row") -> Scores:
+def scores_from(
+    frame: pd.DataFrame,
+    lines: str = "row",
+    models: Sequence[str] = (),
+    category: str | None = None,
+) -> Scores:
     """Check a long table and arrange it; the columns may be text, as read from a file.
 
+    `lines` is what a row is called; `models` and `category` are what is going to be chosen.
+
     Raises:
-        ScoresError: If anything is wrong with it; `lines` is what a row is called.
+        ScoresError: If anything is wrong with the table or the choice.
     """
     absent = [_absent(column, frame.columns) for column in COLUMNS if column not in frame.columns]
     if absent:
@@ -55,6 +62,7 @@ def scores_from(frame: pd.DataFrame, lines: str = "row") -> Scores:
     for column in ("model", "category", "task", SEED):
         named[column] = named[column].astype(object).where(named[column].notna(), "").astype(str)
     faults = [*_cell_faults(frame, named, lines), *_table_faults(named, lines)]
+    faults += _choice_faults(set(named["model"]) - {""}, set(named["category"]), models, category)
     if faults:
         raise ScoresError("\n".join(faults))
     return _arrange(named)
@@ -66,28 +74,41 @@ def choose(scores: Scores, models: Sequence[str], category: str | None) -> tuple
     Raises:
         ScoresError: If a name is unknown or given twice, or fewer than two models are left.
     """
-    faults = [
-        f"models: expected a model of the table, got {name!r}{_hint(name, scores.models)}"
-        for name in models
-        if name not in scores.models
-    ]
-    faults += [
-        f"models: expected each once, got {name!r} again"
-        for name in dict.fromkeys(models)
-        if models.count(name) > 1
-    ]
-    categories = (ALL, *sorted(set(scores.categories)))
-    if category is not None and category not in categories:
-        faults.append(
-            f"category: expected one of {', '.join(categories)}, got {category!r}"
-            f"{_hint(category, categories)}"
-        )
+    faults = _choice_faults(set(scores.models), set(scores.categories), models, category)
     chosen = tuple(models) or scores.models
     if len(set(chosen)) < 2:
         faults.append(f"models: expected two or more to compare, got {', '.join(chosen)}")
     if faults:
         raise ScoresError("\n".join(faults))
     return chosen
+
+
+def _choice_faults(
+    known: set[str], categories: set[str], models: Sequence[str], category: str | None
+) -> list[str]:
+    faults = [
+        f"models: expected a model of the table, got {name!r}"
+        f"{_hint(name, known) or f'; it has {_some(sorted(known))}'}"
+        for name in models
+        if name not in known
+    ]
+    faults += [
+        f"models: expected each once, got {name!r} again"
+        for name in dict.fromkeys(models)
+        if models.count(name) > 1
+    ]
+    names = (ALL, *sorted(categories - {ALL}))
+    if category is not None and category not in names:
+        faults.append(
+            f"category: expected one of {', '.join(names)}, got {category!r}"
+            f"{_hint(category, names)}"
+        )
+    return faults
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{', '.join(names[:SHOWN])}{more}"
 
 
 def _absent(column: str, there: Iterable[object]) -> str:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from analysis.arms import Arm, choosing_score, confirmed_arms, contrast_in
+from analysis.arms import Arm, choosing_score, confirmed_arms, confirming_tasks, contrast_in
+from analysis.factor_effects import factor_effects
 from analysis.gaps import Gap, gaps
 from analysis.inference.corrections import holm
 from analysis.table import Results, category_scores, items
@@ -21,10 +22,13 @@ from analysis.wording import Finding, describe
 class Verdict:
     """Two families of findings, each corrected on its own, and all that could not enter.
 
-    Of a factorial (`of_cells`) there is one, the surest findings first.
+    Of a factorial (`of_cells`) they are three, the surest findings first: each cell against the
+    control, the factors' main effects, and their interactions.
     """
 
     against_control: tuple[Finding, ...] = ()
+    main_effects: tuple[Finding, ...] = ()
+    interactions: tuple[Finding, ...] = ()
     against_untrained: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()
     gaps: tuple[Gap, ...] = ()
@@ -84,7 +88,7 @@ def _of_cells(
     evidence: pd.DataFrame,
     missing: tuple[Gap, ...],
 ) -> Verdict:
-    """Compare every cell of a factorial with the control, in every category."""
+    """Compare every cell with the control, and every factor's levels, in every category."""
     controls = [arm for arm in arms if arm.role == "control"]
     control = controls[0] if controls else None
     absent = "the control has no complete run"
@@ -93,6 +97,8 @@ def _of_cells(
     found = _correct([_find(results, evidence, f, absent) for f in findings], "the control")
     ordered = tuple(sorted(found, key=_sureness))
     shown = [finding.outcome for finding in found]
+    effects = factor_effects(results, [*controls[:1], *cells], evidence, categories)
+    mains, crossed = (tuple(sorted(_correct(family, None), key=_sureness)) for family in effects)
     note = (
         f"Of {len(found)} contrasts of cells with the control ({len(cells)} of them), "
         f"{shown.count('better')} say better, {shown.count('worse')} worse and "
@@ -100,6 +106,8 @@ def _of_cells(
     )
     return Verdict(
         against_control=ordered,
+        main_effects=mains,
+        interactions=crossed,
         notes=(note, *_notes(controls, (ordered,))),
         gaps=missing,
         of_cells=True,
@@ -129,18 +137,12 @@ def _find(results: Results, evidence: pd.DataFrame, finding: Finding, absent: st
         return replace(finding, why_not=absent)
     if winner.design == baseline.design and baseline.role == "control":
         return replace(finding, why_not=f"the winner, {winner.label}, is the control's own design")
-    tasks = _tasks(results, finding.category)
+    tasks = confirming_tasks(results, finding.category)
     made = contrast_in(evidence, winner, baseline, finding.category, tasks)
     why_not = "" if made.contrast else "the two have no scored items in common"
     return replace(
         finding, contrast=made.contrast, tasks=made.tasks, dropped=made.dropped, why_not=why_not
     )
-
-
-def _tasks(results: Results, category: str) -> list[str]:
-    scores = results.scores
-    chosen = (scores["split"] == "confirming") & (scores["category"] == category)
-    return sorted(set(scores.loc[chosen, "task"]))
 
 
 def _best_untrained(results: Results, untrained: list[Arm], category: str) -> Arm | None:
@@ -155,12 +157,15 @@ def _best_untrained(results: Results, untrained: list[Arm], category: str) -> Ar
     return max(known, key=lambda arm: means[arm.digest]) if known else None
 
 
-def _correct(found: list[Finding], name: str) -> tuple[Finding, ...]:
+def _correct(found: list[Finding], name: str | None) -> tuple[Finding, ...]:
+    """Holm over one family; `name` is what all baselines are called, or None for their labels."""
     tested = [finding for finding in found if finding.contrast]
     adjusted = iter(holm([f.contrast.p for f in found if f.contrast]).tolist())
+    size = len(tested)
     corrected = [replace(f, holm_p=next(adjusted)) if f.contrast else f for f in found]
     return tuple(
-        replace(finding, sentence=describe(finding, name, len(tested))) for finding in corrected
+        replace(f, sentence=describe(f, name or (f.baseline.label if f.baseline else ""), size))
+        for f in corrected
     )
 
 

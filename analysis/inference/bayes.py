@@ -11,8 +11,11 @@ Letters: P pairs of models, n tasks, B draws.
 """
 
 import numpy as np
+import numpy.typing as npt
 
 from analysis.pseudovalues import FloatArray
+
+BoolArray = npt.NDArray[np.bool_]
 
 STRENGTH = 0.5  # of the prior, in tasks; as the authors' own program has it
 CHUNK = 8192
@@ -31,24 +34,21 @@ def bayesian_signed_rank(
     their weights; the answer with the most votes wins the draw, and a tie is shared.
     """
     num_pairs, num_tasks = differences.shape
-    sums = np.zeros((num_pairs, num_tasks + 1, num_tasks + 1))
     with_prior = np.concatenate([np.zeros((num_pairs, 1)), differences], axis=1)
-    sums = with_prior[:, :, None] + with_prior[:, None, :]
-    below = (sums < -2 * rope).astype(np.float64)
-    above = (sums > 2 * rope).astype(np.float64)
     weights = np.array([strength, *np.ones(num_tasks)])
     wins = np.zeros((num_pairs, 3))
     for start in range(0, draws, CHUNK):
         drawn = generator.dirichlet(weights, min(CHUNK, draws - start))
-        for pair in range(num_pairs):
-            wins[pair] += _wins(drawn, below[pair], above[pair])
+        for pair, values in enumerate(with_prior):
+            sums = values[:, None] + values
+            wins[pair] += _wins(drawn, sums < -2 * rope, sums > 2 * rope)
     return wins / draws
 
 
-def _wins(weights: FloatArray, below: FloatArray, above: FloatArray) -> FloatArray:
-    """How many draws each answer wins; weights is (B, n + 1)."""
-    worse = ((weights @ below) * weights).sum(axis=1)
-    better = ((weights @ above) * weights).sum(axis=1)
+def _wins(weights: FloatArray, below: BoolArray, above: BoolArray) -> FloatArray:
+    """How many draws each answer wins; weights is (B, n + 1), the others (n + 1, n + 1)."""
+    worse = ((weights @ below.astype(np.float64)) * weights).sum(axis=1)
+    better = ((weights @ above.astype(np.float64)) * weights).sum(axis=1)
     votes = np.stack([worse, 1 - worse - better, better], axis=1)
     best = votes >= votes.max(axis=1, keepdims=True) - 1e-12
     return np.asarray((best / best.sum(axis=1, keepdims=True)).sum(axis=0), dtype=np.float64)

@@ -4,8 +4,10 @@ difference = effect + seed + task + rest, where seeds (training runs), tasks and
 random and crossed: the claim is about other seeds *and* other tasks. The variances are REML
 estimates (Patterson and Thompson, 1971), which may be 0: a bounded search finds the edge, where
 statsmodels' MixedLM stops short of it. Wald's z takes the variances for known, which errs too
-often with few seeds, so the critical value weighs Student's for seeds and tasks by their shares of
-the variance, as `contrasts.compare` does; on a complete layout without zeros the two agree.
+often with few seeds, so the critical value weighs Student's for seeds, tasks and the rest by their
+shares of the variance (Cochran and Cox, 1957). Estimate and error on a complete layout without
+zeros are those of `contrasts.compare`, whose interval is a little wider: it has the rest among the
+seeds.
 """
 
 import math
@@ -17,6 +19,8 @@ from scipy import linalg, optimize
 
 from analysis.contrasts import ALPHA, critical_value, p_value, shares
 from analysis.pseudovalues import FloatArray
+
+MOST = 1000.0  # a standard deviation of seeds or tasks over that of the rest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +74,9 @@ def mixed_model(
     weights /= weights.sum()
     effect = float(weights @ differences)
     by_seed, by_task, rest = (float(weights @ part @ weights) for part in parts)
-    split = shares(by_seed + rest, int(seed.max()) + 1, [by_task], [int(task.max()) + 1])
+    num_seeds, num_tasks = int(seed.max()) + 1, int(task.max()) + 1
+    num_rest = max(len(seed) - num_seeds - num_tasks + 1, 1) + 1  # one above its freedom
+    split = shares(by_seed, num_seeds, [by_task, rest], [num_tasks, num_rest])
     error = math.sqrt(by_seed + by_task + rest)
     half = error * critical_value(ALPHA, split)
     return MixedEffect(
@@ -104,7 +110,7 @@ def _reml(layout: Layout) -> tuple[float, float, float]:
         return _deviance(layout, roots)[0]
 
     fits = [
-        optimize.minimize(loss, start, bounds=[(0, None)] * 2, options={"ftol": 1e-13})
+        optimize.minimize(loss, start, bounds=[(0, MOST)] * 2, options={"ftol": 1e-13})
         for start in ([1.0, 1.0], [0.1, 0.1])
     ]
     roots = min(fits, key=lambda fit: float(fit.fun)).x

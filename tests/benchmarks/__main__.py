@@ -9,9 +9,10 @@ import sys
 import warnings
 
 BENCHMARKS: dict[str, tuple[str, ...]] = {
-    "cpu": ("forward", "encode", "training", "engine", "dispatch"),
+    "cpu": ("forward", "encode", "training", "engine", "dispatch", "statistics"),
     "cuda": ("forward", "training"),
 }
+FILES = {"statistics": ("statistics_speed", "statistics_truth")}  # others: of the same name
 
 
 def main() -> None:
@@ -26,9 +27,10 @@ def main() -> None:
     importlib.import_module("transformers").logging.disable_progress_bar()
     sys.stdout.write(f"{_hardware(device)}; ratio = theirs / ours, median (range) of pairs\n")
     for name in [given.only] if given.only else BENCHMARKS[device]:
-        for line in importlib.import_module(f"tests.benchmarks.{name}").run(device):
-            sys.stdout.write(f"{line}\n")
-            sys.stdout.flush()
+        for file in FILES.get(name, (name,)):
+            for line in importlib.import_module(f"tests.benchmarks.{file}").run(device):
+                sys.stdout.write(f"{line}\n")
+                sys.stdout.flush()
 
 
 def _hardware(device: str) -> str:

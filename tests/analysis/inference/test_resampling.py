@@ -57,6 +57,14 @@ def test_the_interval_agrees_with_scipys() -> None:
     assert (low[0], high[0]) == pytest.approx((expected.low, expected.high), abs=0.02)
 
 
+def test_an_expanded_interval_of_a_normal_mean_is_students() -> None:
+    values = stats.norm.ppf((np.arange(30) + 0.5) / 30)
+    draws = bootstrap_means(values[None, :], 60_000, np.random.default_rng(0))
+    low, high = percentile_interval(draws, size=30)
+    expected = stats.ttest_1samp(values, 0).confidence_interval()
+    assert (low[0], high[0]) == pytest.approx((expected.low, expected.high), abs=0.03)
+
+
 def test_models_get_the_same_draws() -> None:
     scores = np.random.default_rng(0).normal(0, 1, (1, 4, 9))
     shifted = np.concatenate([scores, scores + 0.5])
