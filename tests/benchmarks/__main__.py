@@ -9,7 +9,7 @@ import sys
 import warnings
 
 BENCHMARKS: dict[str, tuple[str, ...]] = {
-    "cpu": ("forward", "encode", "training", "engine", "dispatch"),
+    "cpu": ("forward", "encode", "evaluation", "training", "engine", "dispatch"),
     "cuda": ("forward", "training"),
 }
 
