@@ -180,6 +180,7 @@ def _searching(encoder: TaskEncoder, task: AbsTask, split: str) -> Any:
     """Return the encoder, for a search with passages in blocks that leave room for all scores."""
     if not isinstance(task, AbsTaskRetrieval):
         return encoder
+    task.convert_v1_dataset_format_to_v2(num_proc=None)
     most = max(len(parts[split]["queries"]) for parts in task.dataset.values() if split in parts)
     return SearchEncoderWrapper(encoder, min(CHUNK, max(1, SCORES_AT_ONCE // most)))
 
