@@ -54,6 +54,7 @@ FAILURE_COLUMNS = ("name", "trial", "role", "split", "task", "reason")
 CURVE_COLUMNS = ("name", "role", "status", "step", "loss", "quick_score")
 ITEM_COLUMNS = ("task", "category", "kind", "item", "value", "gold")
 KINDS = ("query", "text", "set", "pair")
+INFORMATION = ("fit",)  # kinds that add up to the same score again, and enter no test
 
 
 class TableError(ValueError):
@@ -104,6 +105,8 @@ def load(study_folder: Path | str) -> Results:
 
 def items(results: Results, names: Iterable[str]) -> pd.DataFrame:
     """Read the items of the named rows: the columns of the parquet files, and `name` first.
+
+    Rows that are there for information are left out.
 
     A row without an items file gives no items; the caller compares the names.
 
@@ -277,6 +280,7 @@ def _read_items(path: Path) -> pd.DataFrame:
     absent = [column for column in ITEM_COLUMNS if column not in frame.columns]
     if absent:
         raise TableError(f"{path.name}: expected the columns {ITEM_COLUMNS}, got none of {absent}")
+    frame = frame[~frame["kind"].isin(INFORMATION)]
     strange = sorted(set(frame["kind"]) - set(KINDS))
     if strange:
         raise TableError(f"{path.name}: kind: expected one of {KINDS}, got {strange}")

@@ -43,6 +43,7 @@ from trainables.training_config import ZeroStage as ZeroStage
 KeyValueHeads = Literal["native", "multi_head", "multi_query"]
 Adaptation = Literal["none", "mntp"]
 TokenScope = Literal["last_token", "mean", "weighted_mean", "all_tokens"]
+Prompts = Literal["trial", "mteb"]
 FreeWidth = Literal["hidden_size", "head_size", "ffn_size"]
 
 EMBEDDED_MODEL = "smollm2-135m"
@@ -180,7 +181,8 @@ class EvaluationConfig:
     tasks: tuple[str, ...] = (EMBEDDED_SUITE,)
     split: Split = "choosing"
     max_tokens: int = 48
-    batch_size: int = 32  # texts per forward pass
+    mini_batch_tokens: int = 2048  # of the texts in one forward pass, packed
+    prompts: Prompts = "trial"  # written before texts: `instructions`, or mteb's where it has any
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -189,7 +191,8 @@ class EvaluationConfig:
                 "tasks": distinct_texts(self.tasks) or suites.fault(self.tasks),
                 "split": one_of(self.split, Split),
                 "max_tokens": whole(self.max_tokens, at_least=2),
-                "batch_size": whole(self.batch_size, at_least=1),
+                "mini_batch_tokens": whole(self.mini_batch_tokens, at_least=1),
+                "prompts": one_of(self.prompts, Prompts),
             }
         )
 

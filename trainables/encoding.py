@@ -1,17 +1,26 @@
-"""What scores a model sees of it: a function from texts to vectors."""
+"""What scores a model sees of it: a function from texts to vectors, and how ours is made."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+
+from trainables import packing
+from trainables.model.tokens import Padded
+from trainables.tokenizer import Tokenizer
 
 Floats = NDArray[np.float32]
 
 Encode = Callable[[list[str], str | None], Floats]
 """From texts and their role ("query", "document" or None) to embeddings [texts, dim]."""
+
+HANDED_OVER = 1 << 16  # texts that an encoder of ours receives at a time
+TOGETHER = 2048  # texts that are tokenised at a time, while those before them are encoded
 
 
 def encode_texts(
@@ -31,6 +40,56 @@ def encode_texts(
     inverse = np.argsort(order)
     embeddings: Floats = np.concatenate(batches)[inverse]
     return embeddings
+
+
+def encode_packed(
+    embed: Callable[[list[Padded]], torch.Tensor],
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    *,
+    max_tokens: int,
+    instruction: str = "",
+    mini_batch_tokens: int,
+    device: torch.device,
+) -> Floats:
+    """Return the embeddings [texts, dim] of texts packed by their tokens, next to nothing padded.
+
+    They are those of padded batches, to rounding.
+
+    Args:
+        embed: From blocks of texts of like length to the embeddings of all, in their order.
+        tokenizer: The model's.
+        texts: At least one; best sorted by length if they are many.
+        max_tokens: At which a text is cut.
+        instruction: Written before each.
+        mini_batch_tokens: In one call of `embed`; a longer text comes alone.
+        device: Of the model.
+    """
+
+    def packed(start: int) -> packing.Packed:
+        rows = tokenizer.rows(texts[start : start + TOGETHER], max_tokens, instruction)
+        number = packing.num_mini_batches([len(ids) for ids, _ in rows], mini_batch_tokens)
+        return packing.pack(rows, number, tokenizer.padding)
+
+    return np.concatenate([_embedded(embed, each.to(device)) for each in _ahead(packed, texts)])
+
+
+def _ahead(
+    packed: Callable[[int], packing.Packed], texts: Sequence[str]
+) -> Iterator[packing.Packed]:
+    """Yield the packed texts, the next ones being made in a thread."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        coming = pool.submit(packed, 0)
+        for start in range(TOGETHER, len(texts), TOGETHER):
+            here, coming = coming.result(), pool.submit(packed, start)
+            yield here
+        yield coming.result()
+
+
+def _embedded(embed: Callable[[list[Padded]], torch.Tensor], packed: packing.Packed) -> Floats:
+    parts = [embed(blocks) for blocks in packed.mini_batches]
+    vectors: Floats = torch.cat(parts)[packed.order].float().cpu().numpy()
+    return vectors
 
 
 def unit(embeddings: Any) -> Floats:

@@ -7,7 +7,7 @@ once, keeps quiet and leaves the random states and the disk as they were.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +23,8 @@ from trainables.suites import Split, parts
 from trainables.tasks import MTEB_SEED, category, load_task
 
 if TYPE_CHECKING:
+    from mteb.results import TaskResult
+
     from trainables.mteb_adapter import Item
 
 ITEM_SCHEMA = pa.schema(
@@ -44,17 +46,35 @@ class Evaluation:
 
     `items` has one row for each item, whose `kind` says what `value` is: "query" (nDCG@10 or the
     task's own measure), "text" (share of the fits that classified it rightly), "set" (V-measure
-    of one disjoint set) or "pair" (cosine; `gold` is the human score, NaN elsewhere).
+    of one disjoint set) or "pair" (cosine; `gold` is the human score, NaN elsewhere). For
+    information there are rows of the kind "fit": the score of one classifier or one clustering.
     """
 
     scores: dict[str, float]  # each task's main score
     categories: dict[str, str]  # of each task that has a score
     failures: dict[str, str]  # why a task has none
     items: pa.Table
+    results: tuple[TaskResult, ...] = ()  # mteb's own
 
     def write_items(self, path: Path) -> None:
         """Write the items as a parquet file."""
         pq.write_table(self.items, path, compression="zstd")
+
+    def write_results(self, folder: Path, model: str, revision: str) -> None:
+        """Write mteb's results as it keeps them: `mteb.ResultCache(folder)` reads them back.
+
+        Args:
+            folder: Gets `results/MODEL/REVISION/TASK.json`.
+            model: The name under which the results stand.
+            revision: What tells this model from others of the name.
+        """
+        with guarded():
+            from mteb import ResultCache
+            from mteb.models.model_meta import ModelMeta
+
+            meta = ModelMeta.create_empty({"name": model, "revision": revision})
+            for result in self.results:
+                ResultCache(folder).save_to_cache(result, meta)
 
 
 def evaluate(
@@ -64,30 +84,40 @@ def evaluate(
     split: Split,
     batch_size: int,
     seed: int = MTEB_SEED,
+    alike: Callable[[str | None], Hashable] = lambda role: role,
+    prompted: Callable[[str], Encode] | None = None,
 ) -> Evaluation:
     """Score `encode` on one split of suites and tasks; a task that raises fails alone.
 
-    `encode` receives at most `batch_size` texts of similar length at a time, each text once for
-    all tasks. `seed` draws the texts that classifiers are fitted on: one seed for all designs.
+    Args:
+        encode: Receives each text once for all tasks, those of similar length together.
+        tasks: Suites and tasks by name.
+        split: What of them is scored; the other split is out of reach.
+        batch_size: Texts that `encode` receives at a time, at the most.
+        seed: Draws the texts that classifiers are fitted on: one seed for all designs.
+        alike: From a role to what is equal for roles that `encode` treats alike.
+        prompted: From mteb's words for a task to an `encode` that writes them before its texts;
+            without it, and where mteb has no words, `encode` is taken.
     """
-    scores: dict[str, float] = {}
+    results: list[TaskResult] = []
     failures: dict[str, str] = {}
     tables = [ITEM_SCHEMA.empty_table()]
     with guarded(), tempfile.TemporaryDirectory() as folder:
         from trainables.mteb_adapter import TaskEncoder, score_task
 
-        encoder = TaskEncoder(encode, batch_size)
+        encoder = TaskEncoder(encode, batch_size, alike=alike, prompted=prompted)
         for name, whole in parts(tasks, split):
             try:
                 task = load_task(name, split, whole=whole, seed=seed)
-                score, items = score_task(encoder, task, Path(folder))
+                result, items = score_task(encoder, task, Path(folder))
             except Exception as error:
                 failures[name] = f"{type(error).__name__}: {error}"
                 continue
-            scores[name] = score
+            results.append(result)
             tables.append(_table(name, items))
+    scores = {result.task_name: float(result.get_score()) for result in results}
     categories = {name: category(name) for name in scores}
-    return Evaluation(scores, categories, failures, pa.concat_tables(tables))
+    return Evaluation(scores, categories, failures, pa.concat_tables(tables), tuple(results))
 
 
 def quick_score(encode: Encode, held_out: Sequence[Triple], *, batch_size: int = 32) -> float:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from mteb.abstasks import (
     AbsTask,
     AbsTaskClassification,
+    AbsTaskClustering,
     AbsTaskClusteringLegacy,
     AbsTaskRetrieval,
     AbsTaskSTS,
 )
+from mteb.models import SearchEncoderWrapper
 from mteb.models.model_meta import ModelMeta, ScoringFunction
 from mteb.results import TaskResult
 from threadpoolctl import ThreadpoolController, threadpool_limits
@@ -32,6 +37,11 @@ _TREC_NAMES = {
     "precision_at_": "P_",
     "hit_rate_at_": "success_",
 }
+
+
+REMEMBERED_BYTES = 1 << 30  # of vectors, for texts that come again in another task
+SCORES_AT_ONCE = 1 << 26  # of queries and passages: 256 MB
+CHUNK = 50_000  # passages that are encoded at once, at the most
 
 
 class Item(NamedTuple):
@@ -53,29 +63,49 @@ class TaskEncoder:
         self,
         encode: Encode,
         batch_size: int,
+        *,
+        alike: Callable[[str | None], Hashable] = lambda role: role,
+        prompted: Callable[[str], Encode] | None = None,
         **_: Any,
     ) -> None:
-        """Wrap `encode`, which receives at most `batch_size` texts at a time."""
+        """Wrap `encode`; `trainables.evaluation.evaluate` says what the others are."""
         self._encode = encode
         self._batch_size = batch_size
+        self._alike = alike
+        self._prompted = prompted
         # By pool and not by name: torch and scikit-learn may each bring an OpenMP of their own.
         self._threads = [(p, p.num_threads) for p in ThreadpoolController().lib_controllers]
-        self._known: dict[tuple[str | None, str], Floats] = {}
+        self._known: dict[tuple[Hashable, str], Floats] = {}
+        self._known_bytes = 0
         self.mteb_model_meta = ModelMeta.create_empty(
             {"name": "poolsearch/trial", "similarity_fn_name": ScoringFunction.COSINE}
         )
 
-    def encode(self, inputs: Any, *, prompt_type: Any = None, **_: Any) -> Floats:
+    def encode(
+        self, inputs: Any, *, task_metadata: Any = None, prompt_type: Any = None, **_: Any
+    ) -> Floats:
         """Return the embeddings [texts, dim] of mteb's batches of rows, in their order."""
         role = None if prompt_type is None else str(prompt_type.value)
+        prompt = None if self._prompted is None else prompt_of(task_metadata, role)
+        key = (self._alike(role), prompt)
         texts = [text for batch in inputs for text in batch["text"]]
-        missing = [text for text in dict.fromkeys(texts) if (role, text) not in self._known]
+        known = {text: self._known[key, text] for text in texts if (key, text) in self._known}
+        missing = [text for text in dict.fromkeys(texts) if text not in known]
         if missing:
+            encode = self._encode
+            if self._prompted is not None and prompt is not None:
+                encode = self._prompted(prompt)
             with self._own_threads():
-                vectors = encode_texts(self._encode, missing, role, self._batch_size)
-            keys = ((role, text) for text in missing)
-            self._known |= dict(zip(keys, vectors, strict=True))
-        return np.stack([self._known[role, text] for text in texts])
+                vectors = encode_texts(encode, missing, role, self._batch_size)
+            known |= dict(zip(missing, vectors, strict=True))
+            self._remember(key, missing, vectors)
+        return np.stack([known[text] for text in texts])
+
+    def _remember(self, key: Hashable, texts: list[str], vectors: Floats) -> None:
+        """Keep vectors for other tasks while there is room; a large corpus would fill it."""
+        if self._known_bytes + vectors.nbytes <= REMEMBERED_BYTES:
+            self._known_bytes += vectors.nbytes
+            self._known |= {(key, text): v for text, v in zip(texts, vectors, strict=True)}
 
     @contextlib.contextmanager
     def _own_threads(self) -> Iterator[None]:
@@ -89,10 +119,12 @@ class TaskEncoder:
             for pool, number in limits:
                 pool.set_num_threads(number)
 
-    def similarity(self, embeddings1: Any, embeddings2: Any) -> Floats:
-        """Return the cosines [n, m] of each with each."""
-        cosines: Floats = unit(embeddings1) @ unit(embeddings2).T
-        return cosines
+    def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
+        """Return the cosines [n, m] of each with each, on a GPU where there is one."""
+        if torch.cuda.is_available():
+            first, second = (torch.from_numpy(unit(e)).cuda() for e in (embeddings1, embeddings2))
+            return first @ second.T
+        return unit(embeddings1) @ unit(embeddings2).T
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Floats:
         """Return the cosines [n] of corresponding rows."""
@@ -100,8 +132,19 @@ class TaskEncoder:
         return cosines
 
 
-def score_task(encoder: TaskEncoder, task: AbsTask, folder: Path) -> tuple[float, list[Item]]:
-    """Return a task's main score and its items; `folder` takes what mteb has to write.
+def prompt_of(metadata: Any, role: str | None) -> str | None:
+    """Return what mteb has a model be told before a text of a task; None if it says nothing.
+
+    It stands as models that follow instructions are trained to have it (Wang et al., arXiv
+    2401.00368): before queries and the texts of symmetric tasks, and never before passages.
+    """
+    prompt = metadata.prompt
+    words = prompt.get("query") if isinstance(prompt, dict) else prompt
+    return f"Instruct: {words}\nQuery: " if words and role != "document" else None
+
+
+def score_task(encoder: TaskEncoder, task: AbsTask, folder: Path) -> tuple[TaskResult, list[Item]]:
+    """Return mteb's result of a task, and its items; `folder` takes what mteb has to write.
 
     Raises:
         ValueError: If the score is not a finite number.
@@ -111,23 +154,35 @@ def score_task(encoder: TaskEncoder, task: AbsTask, folder: Path) -> tuple[float
     # Of retrieval mteb would write every ranking, and the queries' scores are recorded anyway.
     predictions = None if isinstance(task, AbsTaskRetrieval) else folder
     results: dict[str, dict[str, Any]] = {}
+    start = time.perf_counter()
     # One thread, but for encoding: small fits are ten times slower if threads wait for busy cores.
     with threadpool_limits(1):
         for split in task.eval_splits:
             results[split] = dict(
                 task.evaluate(
-                    encoder,
+                    _searching(encoder, task, split),
                     split,
                     encode_kwargs={"batch_size": 512, "show_progress_bar": False},
                     prediction_folder=predictions,
                 )
             )
-    score = float(TaskResult.from_task_results(task, results, evaluation_time=0.0).get_score())
+    seconds = time.perf_counter() - start
+    result = TaskResult.from_task_results(task, results, evaluation_time=seconds)
+    score = float(result.get_score())
     if not math.isfinite(score):
         raise ValueError(f"{task.metadata.main_score}: expected a finite number, got {score}")
     written = folder / task.prediction_file_name
     content = json.loads(written.read_text()) if written.is_file() else {}
-    return score, [*queries, *_items(task, results, content)]
+    return result, [*queries, *_items(task, results, content)]
+
+
+def _searching(encoder: TaskEncoder, task: AbsTask, split: str) -> Any:
+    """Return the encoder, for a search with passages in blocks that leave room for all scores."""
+    if not isinstance(task, AbsTaskRetrieval):
+        return encoder
+    task.convert_v1_dataset_format_to_v2(num_proc=None)
+    most = max(len(parts[split]["queries"]) for parts in task.dataset.values() if split in parts)
+    return SearchEncoderWrapper(encoder, min(CHUNK, max(1, SCORES_AT_ONCE // most)))
 
 
 def _record_queries(task: AbsTask) -> list[Item]:
@@ -172,12 +227,21 @@ def _part_items(task: Any, split: str, subset: str, scores: Any, predicted: Any)
     rows = (task.dataset[subset] if subset in task.dataset else task.dataset)[split]
     if isinstance(task, AbsTaskSTS):
         return _pairs(task, rows, predicted)
-    if isinstance(task, AbsTaskClassification) and not task.is_cross_validation:
-        return _texts(task, rows, scores, predicted)
+    if isinstance(task, AbsTaskClassification):
+        fits = _fits([fit[task.metadata.main_score] for fit in scores["scores_per_experiment"]])
+        texts = [] if task.is_cross_validation else _texts(task, rows, scores, predicted)
+        return itertools.chain(texts, fits)
     if isinstance(task, AbsTaskClusteringLegacy):
-        # The newer class has none: it draws its sets anew from the same documents.
         return [Item("set", f"set{n}", float(v)) for n, v in enumerate(scores["v_measures"])]
+    if isinstance(task, AbsTaskClustering):
+        # Its sets are drawn anew from the same documents: each is a fit, and none an item.
+        levels = scores["v_measures"].items()
+        return [fit for level, values in levels for fit in _fits(values, f"{level}/")]
     return []
+
+
+def _fits(values: Iterable[float], prefix: str = "") -> list[Item]:
+    return [Item("fit", f"{prefix}fit{n}", float(value)) for n, value in enumerate(values)]
 
 
 def _pairs(task: Any, rows: Any, predicted: Any) -> Iterator[Item]:

@@ -21,6 +21,7 @@ from trainables import (
     contrastive,
     data,
     designs,
+    encoding,
     engine,
     evaluation,
     kernels,
@@ -28,16 +29,18 @@ from trainables import (
     probes,
 )
 from trainables.build import assemble
-from trainables.config import InstructionConfig, TrialConfig
+from trainables.config import TrialConfig
 from trainables.cost import Cost, count_cost
 from trainables.events import Outcome, Report, Session
 from trainables.heartbeat import beat
-from trainables.identity import probe_keys, training_seed
+from trainables.identity import digest, probe_keys, training_seed
 from trainables.memory import Memory, is_out_of_memory
 from trainables.model.embedder import Embedder
+from trainables.model.tokens import Padded
 from trainables.objective import contrastive_loss, temperature
 from trainables.overlay import as_dict
 
+PROJECT = "poolsearch"
 PACKAGES = ("torch", "transformers", "peft", "deepspeed", "mteb")
 
 
@@ -196,32 +199,46 @@ class Trainer:
         return report
 
     def _quick_score(self, held_out: data.HeldOut) -> float:
-        encode = partial(self.encode, instructions=held_out.instructions)
-        return evaluation.quick_score(encode, held_out.triples)
+        def encode(texts: list[str], role: str | None) -> npt.NDArray[np.float32]:
+            return self.encode(texts, role, getattr(held_out.instructions, role or "other"))
+
+        return evaluation.quick_score(encode, held_out.triples, batch_size=encoding.HANDED_OVER)
 
     @torch.no_grad()  # in inference mode stage 3 would leave parameters that cannot be trained
     def encode(
         self,
         texts: list[str],
         prompt_type: str | None,
-        instructions: InstructionConfig | None = None,
+        instruction: str | None = None,
     ) -> npt.NDArray[np.float32]:
         """Return the embeddings of `texts`, one row each; queries are cut as in training."""
         self.engine.eval()
-        settings, training = self.config.evaluation, self.config.training
         self._set_progress(self.progress.step)
-        limit = training.max_query_tokens if prompt_type == "query" else settings.max_tokens
-        written = instructions or self.config.instructions
-        instruction: str = getattr(written, prompt_type or "other")
-        parts = []
-        for start in range(0, len(texts), settings.batch_size):
-            beat(self.session.folder)
-            batch = texts[start : start + settings.batch_size]
-            rows = self.tokenizer.rows(batch, limit, instruction)
-            packed = packing.pack(rows, 1, self.tokenizer.padding).to(self.engine.device)
-            embeddings, _ = self.engine(packed.mini_batches[0])
-            parts.append(embeddings[packed.order])
-        return torch.cat(parts).cpu().numpy()
+        written, limit = self._written(prompt_type)
+        return encoding.encode_packed(
+            self._embed,
+            self.tokenizer,
+            texts,
+            max_tokens=limit,
+            instruction=written if instruction is None else instruction,
+            mini_batch_tokens=self.config.evaluation.mini_batch_tokens,
+            device=self.engine.device,
+        )
+
+    def _written(self, role: str | None) -> tuple[str, int]:
+        """Return what is written before texts of a role, and at how many tokens they are cut."""
+        instruction: str = getattr(self.config.instructions, role or "other")
+        if role == "query":
+            return instruction, self.config.training.max_query_tokens
+        return instruction, self.config.evaluation.max_tokens
+
+    def _embed(self, blocks: list[Padded]) -> torch.Tensor:
+        beat(self.session.folder)
+        embeddings: torch.Tensor = self.engine(blocks)[0]
+        return embeddings
+
+    def _prompted(self, instruction: str) -> encoding.Encode:
+        return partial(self.encode, instruction=instruction)
 
     def score(self) -> Outcome:
         """Save the weights, score the tasks and write the values behind the scores."""
@@ -231,11 +248,15 @@ class Trainer:
             self.encode,
             settings.tasks,
             split=settings.split,
-            batch_size=settings.batch_size,
+            batch_size=encoding.HANDED_OVER,
+            alike=self._written,
+            prompted=self._prompted if settings.prompts == "mteb" else None,
         )
         items = folder / "items.parquet"
         if self.session.rank == 0:
             result.write_items(items)
+            name = f"{PROJECT}/{digest(self.config)}"
+            result.write_results(folder / "mteb", name, f"seed-{self.config.seed}")
         outcome = self._outcome(result, items)
         self._write("outcome.json", asdict(outcome))
         return outcome

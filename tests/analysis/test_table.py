@@ -132,6 +132,17 @@ def test_all_faults_come_together(study: Any) -> None:
     ]
 
 
+def test_what_is_there_for_information_enters_no_test(study: Any) -> None:
+    study.add("search-0000", PARAMS)
+    path = study.folder / "results" / "search-0000.items.parquet"
+    results = load(study.folder)
+    before = items(results, ["search-0000"])
+    good = pd.read_parquet(path)
+    fits = good.assign(kind="fit", value=0.0)
+    pd.concat([fits, good, fits.assign(item="fit0")]).to_parquet(path)
+    pd.testing.assert_frame_equal(items(results, ["search-0000"]), before)
+
+
 def test_items_that_break_the_contract(study: Any) -> None:
     study.add("search-0000", PARAMS)
     path = study.folder / "results" / "search-0000.items.parquet"

@@ -9,7 +9,7 @@ import sys
 import warnings
 
 BENCHMARKS: dict[str, tuple[str, ...]] = {
-    "cpu": ("forward", "encode", "training", "engine", "dispatch", "statistics"),
+    "cpu": ("forward", "encode", "evaluation", "training", "engine", "dispatch", "statistics"),
     "cuda": ("forward", "training"),
 }
 FILES = {"statistics": ("statistics_speed", "statistics_truth")}  # others: of the same name

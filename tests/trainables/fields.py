@@ -85,6 +85,7 @@ OTHER: dict[str, Any] = {
     "evaluation.tasks": ("STS12",),
     "evaluation.split": "confirming",
     "evaluation.max_tokens": 64,
-    "evaluation.batch_size": 8,
+    "evaluation.mini_batch_tokens": 512,
+    "evaluation.prompts": "mteb",
     "seed": 1,
 }

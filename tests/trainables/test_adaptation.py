@@ -116,7 +116,7 @@ def config(root: Path, monkeypatch: pytest.MonkeyPatch) -> TrialConfig:
             report_every=2,
         ),
         engine=EngineConfig(precision="fp32"),
-        evaluation=EvaluationConfig(tasks=("NoSuchTask",), batch_size=4),
+        evaluation=EvaluationConfig(tasks=("NoSuchTask",)),
     )
 
 

@@ -234,7 +234,8 @@ FAULTS: list[Fault] = [
     ),
     (EvaluationConfig, {"split": "test"}, "expected one of 'choosing', 'confirming', got 'test'"),
     *wholes(EvaluationConfig, 2, "max_tokens"),
-    *wholes(EvaluationConfig, 1, "batch_size"),
+    *wholes(EvaluationConfig, 1, "mini_batch_tokens"),
+    (EvaluationConfig, {"prompts": "none"}, "expected one of 'trial', 'mteb', got 'none'"),
     *wholes(TrialConfig, 0, "seed"),
 ]
 

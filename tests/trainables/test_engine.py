@@ -137,7 +137,7 @@ def config(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TrialConfig]
             report_every=1,
         ),
         engine=EngineConfig(precision="fp32"),
-        evaluation=EvaluationConfig(tasks=("NoSuchTask",), batch_size=4),
+        evaluation=EvaluationConfig(tasks=("NoSuchTask",)),
     )
     torch.set_num_threads(threads)
 

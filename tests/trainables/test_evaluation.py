@@ -104,7 +104,11 @@ class TestEmbeddedTasks:
         items = {task: rows for task, rows in scored.items.to_pandas().groupby("task")}
         assert set(items) == set(EMBEDDED_TASKS)
         for task, kind in EMBEDDED_CATEGORIES.items():
-            values, gold = items[task]["value"], items[task]["gold"]
+            fits = items[task][items[task]["kind"] == "fit"]["value"]
+            if len(fits):  # a second way to add up to the score, for information
+                assert fits.mean() == pytest.approx(scored.scores[task], abs=1e-9)
+            rows = items[task][items[task]["kind"] != "fit"]
+            values, gold = rows["value"], rows["gold"]
             expected = spearmanr(values, gold).statistic if kind == "STS" else values.mean()
             tolerance = 5.1e-6 if kind == "Retrieval" else 1e-9  # mteb rounds to five digits
             assert scored.scores[task] == pytest.approx(expected, abs=tolerance)
@@ -116,6 +120,7 @@ class TestEmbeddedTasks:
             "pair": 300 + 270 + 101,
             "query": 200 + 100 + 100,
             "set": 10 + 10 + 10,
+            "fit": 10 + 10 + 10,
             "text": 400 + 200 + 200,
         }
         assert (frame["gold"].notna() == (frame["kind"] == "pair")).all()
@@ -128,6 +133,20 @@ class TestEmbeddedTasks:
         scored.write_items(tmp_path / "items.parquet")
         read = pq.read_table(tmp_path / "items.parquet").to_pandas()
         pd.testing.assert_frame_equal(read, scored.items.to_pandas())
+
+    def test_mteb_reads_its_results_back(self, scored: Evaluation, tmp_path: Path) -> None:
+        import mteb
+
+        scored.write_results(tmp_path, "poolsearch/0123456789ab", "seed-1")
+        read = mteb.ResultCache(tmp_path).load_results()
+        [model] = read.model_results
+        assert (model.model_name, model.model_revision) == ("poolsearch/0123456789ab", "seed-1")
+        found = {result.task_name: result for result in model.task_results}
+        assert set(found) == set(scored.scores)
+        for name, result in found.items():
+            assert float(result.get_score()) == pytest.approx(scored.scores[name], abs=1e-6)
+            assert result.dataset_revision.startswith("choosing-")
+            assert "choosing" in result.scores
 
     def test_each_text_is_encoded_once_in_batches_of_similar_length(self) -> None:
         seen: list[list[str]] = []
@@ -231,6 +250,37 @@ class TestEmbeddedTasks:
         assert logging.getLogger("mteb").level != logging.CRITICAL
 
 
+@pytest.mark.embedded
+def test_roles_that_are_encoded_alike_share_texts() -> None:
+    seen: list[str] = []
+
+    def counting(texts: list[str], role: str | None) -> NDArray[np.float32]:
+        seen.extend(texts)
+        return encode(texts, role)
+
+    tasks = ["BoolQRetrieval", "BoolQRetrieval", "Lee50STS"]
+    evaluate(counting, tasks, split="choosing", batch_size=32, alike=lambda role: "all")
+    assert len(seen) == len(set(seen)) == 200 + 300 + 25
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        (None, [None, None, None]),
+        ("Find it", ["Instruct: Find it\nQuery: ", None, "Instruct: Find it\nQuery: "]),
+        ({"query": "Ask"}, ["Instruct: Ask\nQuery: ", None, "Instruct: Ask\nQuery: "]),
+        ({"document": "Tell"}, [None, None, None]),
+    ],
+)
+def test_mtebs_words_for_a_task(prompt: Any, expected: list[str | None]) -> None:
+    from types import SimpleNamespace
+
+    from trainables.mteb_adapter import prompt_of
+
+    metadata = SimpleNamespace(prompt=prompt)
+    assert [prompt_of(metadata, role) for role in ("query", "document", None)] == expected
+
+
 def test_an_unknown_task_is_a_failure_with_a_reason() -> None:
     result = evaluate(encode, ["STSBenchmrk"], split="choosing", batch_size=32)
     assert result.failures["STSBenchmrk"].startswith("ConfigError: evaluation.tasks: expected a ")
@@ -308,5 +358,5 @@ def test_quick_score_needs_something_held_out() -> None:
 
 def test_the_kinds_are_documented() -> None:
     assert evaluation.Evaluation.__doc__ is not None
-    for kind in ("query", "text", "set", "pair"):
+    for kind in ("query", "text", "set", "pair", "fit"):
         assert f'"{kind}"' in evaluation.Evaluation.__doc__

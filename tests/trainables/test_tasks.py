@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
-from trainables import boolq
+from trainables import boolq, suites
 from trainables.assets import package_folder
 from trainables.config import EMBEDDED_TASKS, ConfigError, Split
 from trainables.embedded import scored_texts, search
@@ -209,6 +209,14 @@ def clustering(folder: Path) -> None:
     mirror(folder / "RedditClustering", {"default/test": rows})
 
 
+def pairs(folder: Path) -> None:
+    rows = [
+        {"sent1": f"one text {n}", "sent2": f"another one {n}", "labels": n % 3 % 2}
+        for n in range(30)
+    ]
+    mirror(folder / "SprintDuplicateQuestions", {"default/test": rows})
+
+
 def mirror(folder: Path, parts: Mapping[str, list[dict[str, Any]]]) -> None:
     lines = ["---", "configs:"]
     for part, rows in parts.items():
@@ -249,6 +257,32 @@ def test_the_halves_of_a_mirrored_task_share_no_item(make: Any, name: str, mirro
         halves.append(texts_of_items(part))
     assert min(map(len, halves)) > 5
     assert halves[0].isdisjoint(halves[1])
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "split"),
+    [
+        (sts, "STSBenchmark", "confirming"),
+        (retrieval, "NFCorpus", "choosing"),
+        (classification, "Banking77Classification", "choosing"),
+        (pairs, "SprintDuplicateQuestions", "choosing"),
+    ],
+)
+def test_a_suite_of_many_tasks_scores_all_of_its_own(
+    make: Any, name: str, split: Split, mirrors: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(mirrors)
+    monkeypatch.setitem(suites.SUITES, "mine", suites.Suite("", (name,), "tasks"))
+    other = SPLITS[split == SPLITS[0]]
+    assert evaluate(letters, ["mine"], split=other, batch_size=8).scores == {}
+    whole = evaluate(letters, ["mine"], split=split, batch_size=8)
+    assert whole.failures == {}
+    assert list(whole.scores) == [name]
+    if make is pairs:
+        return
+    halves = [evaluate(letters, [name], split=each, batch_size=8) for each in SPLITS]
+    kept = [set(each.items.to_pandas()["item"]) for each in (whole, *halves)]
+    assert kept[0] == kept[1] | kept[2]
 
 
 def texts_of_items(part: Any) -> set[str]:
@@ -303,6 +337,7 @@ def test_a_mirrored_task_is_scored_with_its_items(
     result = evaluate(letters, [name], split="choosing", batch_size=8)
     assert result.failures == {}
     items = result.items.to_pandas()
+    items = items[items["kind"] != "fit"]
     assert set(items["kind"]) == {kind}
     assert len(items) >= 3
     if kind != "pair":

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -32,7 +33,7 @@ from tests.trainables.workers import (
     outcomes,
     reports,
 )
-from trainables import data, engine, trial
+from trainables import data, engine, evaluation, trial
 from trainables.build import build
 from trainables.config import (
     BackboneConfig,
@@ -137,7 +138,7 @@ def config(root: Path, monkeypatch: pytest.MonkeyPatch) -> TrialConfig:
             report_every=1,
         ),
         engine=EngineConfig(precision="fp32"),
-        evaluation=EvaluationConfig(tasks=("NoSuchTask",), batch_size=4),
+        evaluation=EvaluationConfig(tasks=("NoSuchTask",)),
     )
 
 
@@ -493,6 +494,27 @@ def test_a_resumed_gradual_mask_goes_on_where_it_was(
         steps = [done / STEPS, (done + 1) / STEPS]
         assert trained[-2:] == steps
         assert scored[-2:] == [(done + 2) / STEPS] * 2  # probes came before
+
+
+def score_bags_of_words(cache: Path) -> dict[str, float]:
+    """Evaluate in this process."""
+
+    def encode(texts: list[str], role: str | None) -> np.ndarray:
+        return np.array([[text.count(c) for c in "aeinorst"] for text in texts], np.float32)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("POOLSEARCH_CACHE", str(cache))
+        tasks = ["Lee50STS", "TRECClassification", "NewsgroupSetsClustering"]
+        return evaluation.evaluate(encode, tasks, split="choosing", batch_size=64).scores
+
+
+@pytest.mark.embedded
+def test_training_after_an_evaluation_gives_the_same_bits(
+    one: Group, config: TrialConfig, tmp_path: Path, usual_cache: Path
+) -> None:
+    before = numbers(reports(one, config, tmp_path / "before", STEPS))
+    assert len(one[0].submit(score_bags_of_words, usual_cache).result(TIMEOUT_S)) == 3
+    assert numbers(reports(one, config, tmp_path / "after", STEPS)) == before
 
 
 def test_a_learned_temperature_moves_and_continues_to_the_same_bits(

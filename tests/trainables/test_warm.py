@@ -81,7 +81,7 @@ def config(language_model: Path, tiny_pairs: Path) -> TrialConfig:
             warmup_steps=1,
             report_every=1,
         ),
-        evaluation=EvaluationConfig(tasks=("NoSuchTask",), batch_size=4),
+        evaluation=EvaluationConfig(tasks=("NoSuchTask",)),
     )
 
 
