@@ -60,7 +60,7 @@ def _baselines(theirs: pd.DataFrame, tasks: "pd.Series[list[str]]", split: str) 
             Reference(
                 label=str(scores["label"].iloc[0]),
                 split=split,
-                means=_plain(means.loc[name]),
+                means=_plain(means.T[name]),
                 lacking=tuple(task for task in wanted if task not in have),
             )
         )

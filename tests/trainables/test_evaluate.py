@@ -55,7 +55,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
 
     folder, whole = tmp_path_factory.mktemp("bert"), tmp_path_factory.mktemp("whole")
     AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder)
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         BertModel(BertConfig(vocab_size=400, num_attention_heads=2, **sizes)).save_pretrained(
