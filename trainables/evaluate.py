@@ -201,7 +201,7 @@ def _parser() -> argparse.ArgumentParser:
         help="before a query, a document or another text (the model's own)",
     )
     add("--revision", metavar="NAME", help="of a model on a hub")
-    add("--batch-size", type=int, default=usual.batch_size, metavar="N", help="texts at a time")
+    add("--batch-size", type=int, default=32, metavar="N", help="texts at a time (default: 32)")
     add(
         "--trust-remote-code",
         action="store_true",
