@@ -53,6 +53,11 @@ TRAIN_DATA = (
 )
 STARTUP = "designs that end before the sampler models what it has seen (default: 6)"
 FIRST_RUNG = "first step at which halving and hyperband compare (default: the first report)"
+RACE = (
+    "score a finished design task by task, and drop it when a paired test over the tasks says "
+    "that it is behind the best one; the probability with which an equal one is dropped, at the "
+    "most, as 0.05 (default: 0, which scores all designs on all tasks)"
+)
 OBJECTIVES_HELP = (
     f"what is searched for, a front of compromises if there are several: {', '.join(OBJECTIVES)} "
     "(default: score); all but the score are to be small"
@@ -112,6 +117,7 @@ def parser(description: str | None = None) -> argparse.ArgumentParser:
     study.add_argument("--pruner", metavar="NAME", help=pruners.HELP)
     study.add_argument("--first-rung", metavar="STEPS", help=FIRST_RUNG)
     study.add_argument("--eta", metavar="N", help="the factor between its rungs (default: 3)")
+    study.add_argument("--race", metavar="ALPHA", help=RACE)
     study.add_argument("--objectives", nargs="+", metavar="NAME", help=OBJECTIVES_HELP)
     study.add_argument("--first", nargs="+", default=[], metavar="FILE.json|PRESET", help=FIRST)
     study.add_argument("--warm-start", metavar="STUDY", help=WARM_START)
@@ -153,6 +159,7 @@ def settings(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, A
         "pruner": arguments.pruner or ("none" if several else None),
         "first_rung": value(arguments.first_rung),
         "factor": value(arguments.eta),
+        "race": value(arguments.race),
         "objectives": arguments.objectives and tuple(arguments.objectives),
         "first": tuple(known for given in arguments.first for known in known_designs(given)),
         "warm_start": whole_path(arguments.warm_start),

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from cluster.study import priors, pruners, samplers, storage
 from search_spaces.spaces import SPACES
 from trainables.config import ConfigError, TrialConfig
-from trainables.faults import check, distinct_texts, one_of, whole, whole_or_none
+from trainables.faults import check, distinct_texts, number, one_of, whole, whole_or_none
 from trainables.overlay import as_dict, flatten
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -50,6 +50,7 @@ class StudyConfig:
     pruner: str = "percentile"
     first_rung: int | None = None  # steps; the reporting interval by default
     factor: int = 3  # eta: one of so many goes on from a rung
+    race: float = 0.0  # how likely an equal design is dropped while it is scored; 0: no race
     first: tuple[priors.Known, ...] = ()  # designs to try after the control
     warm_start: str | None = None  # an earlier study
     storage: str | None = None  # a database; the journal in the study's folder by default
@@ -71,6 +72,7 @@ class StudyConfig:
                 or self._one_objective_fault(pruners.NAMES[:-1], self.pruner, "'none'"),
                 "first_rung": whole_or_none(self.first_rung, at_least=1),
                 "factor": whole(self.factor, at_least=2),
+                "race": number(self.race, at_least=0, below=1) or self._race_fault(),
                 "storage": storage.fault(self.storage),
                 **{f"first.{i}": priors.fault(known) for i, known in enumerate(self.first)},
                 "mode": one_of(self.mode, Mode),
@@ -96,6 +98,11 @@ class StudyConfig:
         if len(self.objectives) == 1 or got not in which:
             return None
         return f"with several objectives expected {instead}, got {got!r}"
+
+    def _race_fault(self) -> str | None:
+        if not self.race or len(self.objectives) == 1:
+            return None
+        return f"with several objectives expected 0, got {self.race}"
 
     def _fraction_fault(self) -> str | None:
         """Return the fault of a fraction: a number of cells, or a word for what they tell."""

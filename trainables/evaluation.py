@@ -6,10 +6,12 @@ once, keeps quiet and leaves the random states and the disk as they were.
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -52,6 +54,21 @@ class Evaluation:
     failures: dict[str, str]  # why a task has none
     items: pa.Table
 
+    @property
+    def mean(self) -> float:
+        """The mean over categories of their tasks' mean.
+
+        Raises:
+            ValueError: If a task has no score.
+        """
+        if self.failures or not self.scores:
+            reasons = [f"{task}: {reason}" for task, reason in self.failures.items()]
+            raise ValueError("; ".join(reasons) or "expected a task, got none")
+        by_category: dict[str, list[float]] = {}
+        for task, score in self.scores.items():
+            by_category.setdefault(self.categories[task], []).append(score)
+        return fmean(map(fmean, by_category.values()))
+
     def write_items(self, path: Path) -> None:
         """Write the items as a parquet file."""
         pq.write_table(self.items, path, compression="zstd")
@@ -64,8 +81,11 @@ def evaluate(
     split: Split,
     batch_size: int,
     seed: int = MTEB_SEED,
+    only: str | None = None,
 ) -> Evaluation:
     """Score `encode` on one half of each task; a task that raises fails alone.
+
+    With `only` it is the one of them that is scored.
 
     `encode` receives at most `batch_size` texts of similar length at a time, each text once for
     all tasks. `seed` draws the texts that classifiers are fitted on: one seed for all designs.
@@ -78,6 +98,8 @@ def evaluate(
 
         encoder = TaskEncoder(encode, batch_size)
         for name in tasks:
+            if only not in (None, name):
+                continue
             try:
                 task = load_task(name, split, seed=seed)
                 score, items = score_task(encoder, task, Path(folder))
@@ -88,6 +110,30 @@ def evaluate(
             tables.append(_table(name, items))
     categories = {name: category(name) for name in scores}
     return Evaluation(scores, categories, failures, pa.concat_tables(tables))
+
+
+def task_names(tasks: Sequence[str], split: Split) -> list[str]:
+    """Return the names of all tasks that a split scores."""
+    return list(tasks)
+
+
+def by_lot(tasks: Sequence[str]) -> list[str]:
+    """Return the tasks in an order by lot, which is the same for all designs and studies.
+
+    >>> by_lot(["STS12", "ArguAna", "SciFact"]) == by_lot(["SciFact", "STS12", "ArguAna"])
+    True
+    """
+    return sorted(tasks, key=lambda task: hashlib.sha256(task.encode()).digest())
+
+
+def joined(parts: Sequence[Evaluation]) -> Evaluation:
+    """Return the evaluation of all tasks of which each part has some."""
+    return Evaluation(
+        scores={t: score for part in parts for t, score in part.scores.items()},
+        categories={t: kind for part in parts for t, kind in part.categories.items()},
+        failures={t: reason for part in parts for t, reason in part.failures.items()},
+        items=pa.concat_tables([part.items for part in parts]),
+    )
 
 
 def quick_score(encode: Encode, held_out: Sequence[Triple], *, batch_size: int = 32) -> float:

@@ -65,8 +65,9 @@ class StudyScheduler(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Pass on a report; say whether the trial is to stop."""
-        report = json.loads(result["event"])
-        stop = self._ledger.report(trial.config["number"], report)
+        number, event = trial.config["number"], json.loads(result["event"])
+        told = self._ledger.scored if result["kind"] == "Scored" else self._ledger.report
+        stop = told(number, event)
         return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from cluster.preflight.forecast import Forecast, acts_of_search, forecast
 from cluster.preflight.plan import resource_faults
 from cluster.preflight.surroundings import Place, folder_fault, nodes, tracking_fault
 from cluster.settings import StudyConfig
+from cluster.study import racing
 from search_spaces.drawing import CONTROL, Overlay, Space
 from search_spaces.spaces import SPACES
 from trainables.config import ConfigError, PoolingConfig, TrialConfig
@@ -30,7 +31,7 @@ BUILT = ("attention.mask", "attention.key_value_heads", "pooling.head")  # what 
 
 OF_SEARCH = (
     *("num_trials", "num_finalists", "objectives", "sampler", "num_startup", "pruner"),
-    *("first_rung", "factor", "first", "warm_start"),
+    *("first_rung", "factor", "race", "first", "warm_start"),
 )
 OF_FACTORIAL = ("fraction", "factors", "tune")
 
@@ -88,6 +89,7 @@ def configure(
     made = None
     if config is not None and not faults.lines:
         config = dataclasses.replace(config, base=base)
+        faults.during(partial(_check_race, config))
         made = faults.during(lambda: foresee(config, shape, place))
     faults.during(lambda: _check_data(base, complete=not faults.lines))
     faults.refuse()
@@ -180,8 +182,20 @@ def _check_tasks(base: TrialConfig, faults: Faults) -> None:
     from trainables.task_sources import source_faults
     from trainables.tasks import check_tasks
 
-    found = check_tasks(base.evaluation.tasks)
-    faults.lines += found or source_faults(base.evaluation.tasks)
+    for field in ("tasks", "report_tasks"):
+        names = getattr(base.evaluation, field)
+        found = check_tasks(names) or source_faults(names)
+        faults.lines += [
+            line.replace("evaluation.tasks:", f"evaluation.{field}:") for line in found
+        ]
+
+
+def _check_race(config: StudyConfig) -> None:
+    """Refuse a race that is over before it could be lost."""
+    from trainables.evaluation import task_names
+
+    number = len(task_names(config.base.evaluation.tasks, "choosing"))
+    check({"race": racing.fault(number, config.race) if config.race else None})
 
 
 def _checked_factorial(config: StudyConfig, shape: Shape) -> Factorial:

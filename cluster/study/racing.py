@@ -39,6 +39,20 @@ def lost(
     return f"{len(shared)} of {num_tasks} tasks, Wilcoxon p {p:.2g} of {level:.2g} allowed"
 
 
+def fault(num_tasks: int, alpha: float) -> str | None:
+    """Return why a race over so many tasks cannot be lost.
+
+    >>> fault(4, 0.05)
+    'expected at least 7 tasks with 0.05, got 4; take a larger suite, or 0'
+    """
+    if looks(num_tasks, alpha):
+        return None
+    return (
+        f"expected at least {_first(alpha) + 1} tasks with {alpha:g}, got {num_tasks}; "
+        "take a larger suite, or 0"
+    )
+
+
 @functools.cache
 def levels(num_tasks: int, alpha: float) -> dict[int, float]:
     """Return the level of the test at each look.
@@ -66,9 +80,13 @@ def looks(num_tasks: int, alpha: float) -> tuple[int, ...]:
     >>> looks(16, 0.05), looks(8, 0.05), looks(6, 0.05)
     ((6, 9, 12), (6, 7), ())
     """
-    first = math.ceil(math.log2(MOST_LOOKS / alpha))
+    first = _first(alpha)
     step = max(1, (num_tasks - first) // MOST_LOOKS)
     return tuple(range(first, num_tasks, step))[:MOST_LOOKS]
+
+
+def _first(alpha: float) -> int:
+    return max(1, math.ceil(math.log2(MOST_LOOKS / alpha)))
 
 
 def lower(differences: Sequence[float]) -> float:
