@@ -86,5 +86,7 @@ OTHER: dict[str, Any] = {
     "evaluation.split": "confirming",
     "evaluation.max_tokens": 64,
     "evaluation.batch_size": 8,
+    "evaluation.report_tasks": ("STS13",),
+    "evaluation.task_by_task": True,
     "seed": 1,
 }
