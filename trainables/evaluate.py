@@ -50,11 +50,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     from trainables.assets import AssetError  # torch takes seconds
     from trainables.config import ConfigError
     from trainables.evaluation import evaluate
-    from trainables.export import _quiet
+    from trainables.export import quiet
     from trainables.runs import RunError
     from trainables.subjects import Options, SubjectError, open_subject
 
-    _quiet()
+    quiet()
     options = Options(
         pooling=arguments.pooling,
         max_tokens=arguments.max_tokens,

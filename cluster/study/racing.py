@@ -9,7 +9,8 @@ alpha or less (the union bound; the test is exact, given the sizes of the differ
 What that does not cover, measured at 0.05: a rival that was picked as the best of many is best
 partly by luck, and an equal design is dropped in 4 % of races against one rival, 10 % against the
 best of 10 equal ones, 20 % against the best of 40. And where the differences are skewed, a design
-of the same mean that is far better on few tasks and a little worse on most in 11 to 18 %.
+of the same mean that is far better on few tasks and a little worse on most in 11 to 18 %; tasks
+count alike here, also where a score is a mean over categories of different sizes.
 """
 
 from __future__ import annotations

@@ -12,12 +12,14 @@ import pytest
 from optuna.trial import TrialState
 
 from cluster.dispatch.adapters import StudyScheduler
+from cluster.preflight.checks import _check_race
 from cluster.settings import StudyConfig
 from cluster.study.ledger import Ledger
 from cluster.study.opening import rules
 from cluster.study.trials import Assignment
 from tests.cluster.test_ledger import Witness, open_study, outcome, propose, report, take
-from trainables.config import ConfigError
+from trainables.config import ConfigError, TrialConfig
+from trainables.overlay import overlay
 
 TASKS = "abcdefgh"
 ALPHA = 0.05
@@ -122,6 +124,18 @@ def test_tune_s_scheduler_passes_scores_on(tmp_path: Path) -> None:
         for kind, event in (("Report", report(8, 0.1)), ("Scored", scored(6, 0.1)))
     ]
     assert told == ["CONTINUE", "STOP"]
+
+
+def test_a_race_needs_tasks() -> None:
+    tasks = tuple(f"task {place}" for place in range(7))
+    for number in (6, 7):
+        base = overlay(TrialConfig(), {"evaluation.tasks": tasks[:number]})
+        config = StudyConfig(race=ALPHA, base=base)
+        if number == 7:
+            _check_race(config)
+        else:
+            with pytest.raises(ConfigError, match=r"race: expected at least 7 tasks with 0\.05"):
+                _check_race(config)
 
 
 def test_a_race_is_a_setting_of_the_study() -> None:
