@@ -235,6 +235,8 @@ FAULTS: list[Fault] = [
     (EvaluationConfig, {"split": "test"}, "expected one of 'choosing', 'confirming', got 'test'"),
     *wholes(EvaluationConfig, 2, "max_tokens"),
     *wholes(EvaluationConfig, 1, "batch_size"),
+    (EvaluationConfig, {"report_tasks": ("A", "A")}, "expected each name once, got A again"),
+    (EvaluationConfig, {"task_by_task": 1}, "expected true or false, got 1"),
     *wholes(TrialConfig, 0, "seed"),
 ]
 
