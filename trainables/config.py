@@ -178,10 +178,10 @@ class EvaluationConfig:
 
     tasks: tuple[str, ...] = EMBEDDED_TASKS
     split: Split = "choosing"
-    max_tokens: int = 48
-    batch_size: int = 32  # texts per forward pass
     report_tasks: tuple[str, ...] = ()  # whose choosing split reports score; none: quick score
     task_by_task: bool = False  # tells scores as they come, for a search that races designs
+    max_tokens: int = 48
+    batch_size: int = 32  # texts per forward pass
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -189,10 +189,10 @@ class EvaluationConfig:
             {
                 "tasks": distinct_texts(self.tasks),
                 "split": one_of(self.split, Split),
-                "max_tokens": whole(self.max_tokens, at_least=2),
-                "batch_size": whole(self.batch_size, at_least=1),
                 "report_tasks": distinct_texts(self.report_tasks) if self.report_tasks else None,
                 "task_by_task": true_or_false(self.task_by_task),
+                "max_tokens": whole(self.max_tokens, at_least=2),
+                "batch_size": whole(self.batch_size, at_least=1),
             }
         )
 

@@ -79,13 +79,11 @@ def evaluate(
     tasks: Sequence[str],
     *,
     split: Split,
+    only: str | None = None,  # that one of them alone
     batch_size: int,
     seed: int = MTEB_SEED,
-    only: str | None = None,
 ) -> Evaluation:
     """Score `encode` on one half of each task; a task that raises fails alone.
-
-    With `only` it is the one of them that is scored.
 
     `encode` receives at most `batch_size` texts of similar length at a time, each text once for
     all tasks. `seed` draws the texts that classifiers are fitted on: one seed for all designs.
@@ -126,13 +124,13 @@ def by_lot(tasks: Sequence[str]) -> list[str]:
     return sorted(tasks, key=lambda task: hashlib.sha256(task.encode()).digest())
 
 
-def joined(parts: Sequence[Evaluation]) -> Evaluation:
-    """Return the evaluation of all tasks of which each part has some."""
+def joined(some: Sequence[Evaluation]) -> Evaluation:
+    """Return the evaluation of all tasks of which each has some."""
     return Evaluation(
-        scores={t: score for part in parts for t, score in part.scores.items()},
-        categories={t: kind for part in parts for t, kind in part.categories.items()},
-        failures={t: reason for part in parts for t, reason in part.failures.items()},
-        items=pa.concat_tables([part.items for part in parts]),
+        scores={t: score for each in some for t, score in each.scores.items()},
+        categories={t: kind for each in some for t, kind in each.categories.items()},
+        failures={t: reason for each in some for t, reason in each.failures.items()},
+        items=pa.concat_tables([each.items for each in some]),
     )
 
 

@@ -84,9 +84,9 @@ OTHER: dict[str, Any] = {
     "engine.liger_kernels": True,
     "evaluation.tasks": ("STS12",),
     "evaluation.split": "confirming",
-    "evaluation.max_tokens": 64,
-    "evaluation.batch_size": 8,
     "evaluation.report_tasks": ("STS13",),
     "evaluation.task_by_task": True,
+    "evaluation.max_tokens": 64,
+    "evaluation.batch_size": 8,
     "seed": 1,
 }

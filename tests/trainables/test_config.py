@@ -233,10 +233,10 @@ FAULTS: list[Fault] = [
         "expected each name once, got A, B again",
     ),
     (EvaluationConfig, {"split": "test"}, "expected one of 'choosing', 'confirming', got 'test'"),
-    *wholes(EvaluationConfig, 2, "max_tokens"),
-    *wholes(EvaluationConfig, 1, "batch_size"),
     (EvaluationConfig, {"report_tasks": ("A", "A")}, "expected each name once, got A again"),
     (EvaluationConfig, {"task_by_task": 1}, "expected true or false, got 1"),
+    *wholes(EvaluationConfig, 2, "max_tokens"),
+    *wholes(EvaluationConfig, 1, "batch_size"),
     *wholes(TrialConfig, 0, "seed"),
 ]
 
