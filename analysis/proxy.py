@@ -71,9 +71,10 @@ def learn(options: argparse.Namespace) -> Findings:
     table: ScoreTable = scored(options.scores, missing=options.missing)
     groups = aliases(table.scores)
     together = owners(table.models, groups) if options.owners else groups
-    limits = _limits(options, table)
     _check(options, table, together)
     target = table.full_mean(options.of)
+    table = table.only(options.among) if options.among else table
+    limits = _limits(options, table)
     best = target >= np.sort(target)[-(options.best or max(3, len(target) // 3))]
     kinds = np.unique(table.categories, return_inverse=True)[1]
     families = held_out.rules(kinds)
@@ -228,6 +229,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--tasks", type=int, metavar="K", help="at most so many (default: 5; all with --budget)")
     add("--budget", type=float, metavar="SECONDS", help="that the tasks may take together")
     add("--costs", type=Path, metavar="FILE", help="a CSV file: task,seconds")
+    add("--among", nargs="+", metavar="TASK", help="take these only; the full mean is of all")
     add("--cover", nargs="+", default=[], metavar="CATEGORY", help="with a task of each")
     add(
         "--of",

@@ -113,8 +113,8 @@ def _suites(findings: Findings) -> list[str]:
     lines = []
     for name in dict.fromkeys((chosen, "category_mean")):
         suite = learned[name].suite
-        tasks = ",".join(findings.table.tasks[at] for at in suite.tasks)
-        use = " (as a search here ranks)" if name == "category_mean" else ""
+        tasks = " ".join(findings.table.tasks[at] for at in suite.tasks)
+        use = " (as a search here ranks; for its --tasks)" if name == "category_mean" else ""
         weights = ", ".join(f"{w:.3f}" for w in suite.weights)
         lines.append(f"{NAMES[name]}{use}: {tasks}")
         lines += [f"  weights {weights}"] if name == "fitted" else []

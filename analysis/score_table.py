@@ -5,7 +5,7 @@ and named.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -33,6 +33,25 @@ class ScoreTable:
     categories: tuple[str, ...]  # of each task
     scores: Floats  # [models, tasks]
     left_out: tuple[str, ...] = ()
+
+    def only(self, names: Sequence[str]) -> "ScoreTable":
+        """Return the table of some tasks.
+
+        Raises:
+            TableError: If one of them is not there.
+        """
+        absent = [name for name in names if name not in self.tasks]
+        if absent:
+            raise TableError(
+                f"tasks: expected some of {', '.join(self.tasks)}, got {', '.join(absent)}"
+            )
+        kept = [place for place, task in enumerate(self.tasks) if task in names]
+        return replace(
+            self,
+            tasks=tuple(self.tasks[place] for place in kept),
+            categories=tuple(self.categories[place] for place in kept),
+            scores=self.scores[:, kept],
+        )
 
     def full_mean(self, of: Literal["tasks", "categories"]) -> Floats:
         """Return each model's mean over tasks, or over categories of their tasks' mean."""

@@ -27,6 +27,7 @@ STUDY = {  # fields of `StudyConfig` by the flags' names
     "pruner": "pruner",
     "first_rung": "first_rung",
     "eta": "factor",
+    "race": "race",
     "first": "first",
     "warm_start": "warm_start",
     "storage": "storage",
@@ -45,7 +46,7 @@ TRIAL = {  # fields of `TrialConfig`
 }
 NUMBERS = (
     *("trials", "finalists", "seeds", "seed", "startup", "first_rung", "eta", "fraction", "tune"),
-    "smallest_effect",
+    *("smallest_effect", "race"),
     *("layers", "workers"),
 )
 OWN = (  # names of faults that are not fields

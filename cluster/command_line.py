@@ -83,6 +83,11 @@ ETA = (
     f"{' and '.join(pruners.WITH_RUNGS)}: one of so many goes on from a rung, and the next rung "
     f"is so many times later (default: {pruners.FACTOR})"
 )
+RACE = (
+    "score a finished design task by task, and drop it when a paired test over the tasks says "
+    "that it is behind the best one; the probability with which an equal one is dropped, at the "
+    "most, as 0.05 (default: 0, which scores all designs on all tasks)"
+)
 OBJECTIVES_HELP = (
     f"what is searched for, a front of compromises if there are several: {', '.join(OBJECTIVES)} "
     "(default: score); all but the score are to be small. Finalists come from the front"
@@ -182,6 +187,7 @@ def _engine(made: argparse.ArgumentParser) -> None:
     group.add_argument("--startup", metavar="N", help=STARTUP)
     group.add_argument("--first-rung", metavar="STEPS", help=FIRST_RUNG)
     group.add_argument("--eta", metavar="N", help=ETA)
+    group.add_argument("--race", metavar="ALPHA", help=RACE)
 
 
 def _factorial(made: argparse.ArgumentParser) -> None:

@@ -65,6 +65,7 @@ class StudyConfig:
     pruner: str = "percentile"
     first_rung: int | None = None  # steps; the reporting interval by default
     factor: int = 3  # eta: one of so many goes on from a rung
+    race: float = 0.0  # how likely an equal design is dropped while it is scored; 0: no race
     first: tuple[priors.Known, ...] = ()  # designs to try after the control
     warm_start: str | None = None  # an earlier study
     storage: str | None = None  # a database; the journal in the study's folder by default
@@ -86,6 +87,7 @@ class StudyConfig:
                 or self._one_objective_fault(pruners.NAMES[:-1], self.pruner, "'none'"),
                 "first_rung": whole_or_none(self.first_rung, at_least=1),
                 "factor": whole(self.factor, at_least=2),
+                "race": number(self.race, at_least=0, below=1) or self._race_fault(),
                 "storage": storage.fault(self.storage),
                 **{f"first.{i}": priors.fault(known) for i, known in enumerate(self.first)},
                 "mode": one_of(self.mode, Mode),
@@ -126,6 +128,11 @@ class StudyConfig:
                 )
             faults[f"tuned.{name}"] = fault or None
         return faults
+
+    def _race_fault(self) -> str | None:
+        if not self.race or len(self.objectives) == 1:
+            return None
+        return f"with several objectives expected 0, got {self.race}"
 
     def _fraction_fault(self) -> str | None:
         """Return the fault of a fraction: a number of cells, or a word for what they tell."""

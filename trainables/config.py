@@ -180,6 +180,8 @@ class EvaluationConfig:
 
     tasks: tuple[str, ...] = (EMBEDDED_SUITE,)
     split: Split = "choosing"
+    report_tasks: tuple[str, ...] = ()  # whose choosing split reports score; none: quick score
+    task_by_task: bool = False  # tells scores as they come, for a search that races designs
     max_tokens: int = 48
     mini_batch_tokens: int = 2048  # of the texts in one forward pass, packed
     prompts: Prompts = "trial"  # written before texts: `instructions`, or mteb's where it has any
@@ -190,6 +192,8 @@ class EvaluationConfig:
             {
                 "tasks": distinct_texts(self.tasks) or suites.fault(self.tasks),
                 "split": one_of(self.split, Split),
+                "report_tasks": distinct_texts(self.report_tasks) if self.report_tasks else None,
+                "task_by_task": true_or_false(self.task_by_task),
                 "max_tokens": whole(self.max_tokens, at_least=2),
                 "mini_batch_tokens": whole(self.mini_batch_tokens, at_least=1),
                 "prompts": one_of(self.prompts, Prompts),

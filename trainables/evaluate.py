@@ -50,11 +50,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     from trainables.assets import AssetError  # torch takes seconds
     from trainables.config import ConfigError
     from trainables.evaluation import evaluate
-    from trainables.export import _quiet
+    from trainables.export import quiet
     from trainables.runs import RunError
     from trainables.subjects import Options, SubjectError, open_subject
 
-    _quiet()
+    quiet()
     options = Options(
         pooling=arguments.pooling,
         max_tokens=arguments.max_tokens,
@@ -201,7 +201,7 @@ def _parser() -> argparse.ArgumentParser:
         help="before a query, a document or another text (the model's own)",
     )
     add("--revision", metavar="NAME", help="of a model on a hub")
-    add("--batch-size", type=int, default=usual.batch_size, metavar="N", help="texts at a time")
+    add("--batch-size", type=int, default=32, metavar="N", help="texts at a time (default: 32)")
     add(
         "--trust-remote-code",
         action="store_true",

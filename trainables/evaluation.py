@@ -6,10 +6,12 @@ once, keeps quiet and leaves the random states and the disk as they were.
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -56,6 +58,21 @@ class Evaluation:
     items: pa.Table
     results: tuple[TaskResult, ...] = ()  # mteb's own
 
+    @property
+    def mean(self) -> float:
+        """The mean over categories of their tasks' mean.
+
+        Raises:
+            ValueError: If a task has no score.
+        """
+        if self.failures or not self.scores:
+            reasons = [f"{task}: {reason}" for task, reason in self.failures.items()]
+            raise ValueError("; ".join(reasons) or "expected a task, got none")
+        by_category: dict[str, list[float]] = {}
+        for task, score in self.scores.items():
+            by_category.setdefault(self.categories[task], []).append(score)
+        return fmean(map(fmean, by_category.values()))
+
     def write_items(self, path: Path) -> None:
         """Write the items as a parquet file."""
         pq.write_table(self.items, path, compression="zstd")
@@ -82,6 +99,7 @@ def evaluate(
     tasks: Sequence[str],
     *,
     split: Split,
+    only: str | None = None,
     batch_size: int,
     seed: int = MTEB_SEED,
     alike: Callable[[str | None], Hashable] = lambda role: role,
@@ -93,6 +111,7 @@ def evaluate(
         encode: Receives each text once for all tasks, those of similar length together.
         tasks: Suites and tasks by name.
         split: What of them is scored; the other split is out of reach.
+        only: That one of the tasks alone.
         batch_size: Texts that `encode` receives at a time, at the most.
         seed: Draws the texts that classifiers are fitted on: one seed for all designs.
         alike: From a role to what is equal for roles that `encode` treats alike.
@@ -107,6 +126,8 @@ def evaluate(
 
         encoder = TaskEncoder(encode, batch_size, alike=alike, prompted=prompted)
         for name, whole in parts(tasks, split):
+            if only not in (None, name):
+                continue
             try:
                 task = load_task(name, split, whole=whole, seed=seed)
                 result, items = score_task(encoder, task, Path(folder))
@@ -118,6 +139,31 @@ def evaluate(
     scores = {result.task_name: float(result.get_score()) for result in results}
     categories = {name: category(name) for name in scores}
     return Evaluation(scores, categories, failures, pa.concat_tables(tables), tuple(results))
+
+
+def task_names(tasks: Sequence[str], split: Split) -> list[str]:
+    """Return the names of all tasks that a split scores."""
+    return [part.task for part in parts(tasks, split)]
+
+
+def by_lot(tasks: Sequence[str]) -> list[str]:
+    """Return the tasks in an order by lot, which is the same for all designs and studies.
+
+    >>> by_lot(["STS12", "ArguAna", "SciFact"]) == by_lot(["SciFact", "STS12", "ArguAna"])
+    True
+    """
+    return sorted(tasks, key=lambda task: hashlib.sha256(task.encode()).digest())
+
+
+def joined(some: Sequence[Evaluation]) -> Evaluation:
+    """Return the evaluation of all tasks of which each has some."""
+    return Evaluation(
+        scores={t: score for each in some for t, score in each.scores.items()},
+        categories={t: kind for each in some for t, kind in each.categories.items()},
+        failures={t: reason for each in some for t, reason in each.failures.items()},
+        items=pa.concat_tables([each.items for each in some]),
+        results=tuple(result for each in some for result in each.results),
+    )
 
 
 def quick_score(encode: Encode, held_out: Sequence[Triple], *, batch_size: int = 32) -> float:

@@ -23,9 +23,18 @@ class Report:
 
     step: int
     loss: float  # mean since the last report
-    quick_score: float  # nDCG@10 on held-out training pairs, the mean over the data sets
+    quick_score: float  # nDCG@10 on held-out pairs, the mean over data sets; or of report_tasks
     temperature: float  # of the last step's loss
     seconds: float  # of training and adaptation, over all attempts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """What a trained design has scored so far, while tasks are left."""
+
+    step: int
+    scores: dict[str, float]  # on the first tasks of an order by lot
+    num_tasks: int  # in all
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from trainables.exported.exporting import ERRORS, export  # torch takes seconds
 
-    _quiet()
+    quiet()
     try:
         facts = export(arguments.run, arguments.folder, arguments.precision, log=_say)
     except ERRORS as error:
@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Keep other packages' progress bars and notes off the console."""
     from transformers.utils.logging import disable_progress_bar
 

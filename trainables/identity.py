@@ -34,6 +34,9 @@ def _unread(config: TrialConfig) -> set[str]:
     unread |= {f"pooling.{n}" for n in SIZES["heads"] if n not in getattr(head, "READS", ())}
     solved = config.pooling.match_parameters is not None
     unread.add(f"pooling.{config.pooling.free_width}" if solved else "pooling.free_width")
+    unread.add("evaluation.task_by_task")  # changes no number
+    if not config.evaluation.report_tasks:
+        unread.add("evaluation.report_tasks")
     if config.adaptation.kind == "none":
         names = {part.name for part in dataclasses.fields(AdaptationConfig)} - {"kind"}
         unread |= {f"adaptation.{name}" for name in names}

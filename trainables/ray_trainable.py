@@ -24,7 +24,7 @@ from trainables.heartbeat import Watch
 from trainables.overlay import from_dict
 
 if TYPE_CHECKING:
-    from trainables.trial import Outcome, Report
+    from trainables.trial import Outcome, Report, Scored
 
 HALVED = "MiniBatchHalvedError"  # of `trainables.engine`, which takes seconds to import
 START_TIMEOUT_S = 3600.0  # for workers to start and to find each other
@@ -52,7 +52,7 @@ class TrialWorker:
         self._engine = engine
         self._rank = rank
         self._world_size = world_size
-        self._events: Iterator[Report | Outcome] = iter(())
+        self._events: Iterator[Report | Scored | Outcome] = iter(())
 
     def address(self) -> str:
         """Return `host:port` with a free port of this worker's machine, for the rendezvous."""

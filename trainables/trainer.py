@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -29,9 +29,9 @@ from trainables import (
     probes,
 )
 from trainables.build import assemble
-from trainables.config import TrialConfig
+from trainables.config import Split, TrialConfig
 from trainables.cost import Cost, count_cost
-from trainables.events import Outcome, Report, Session
+from trainables.events import Outcome, Report, Scored, Session
 from trainables.heartbeat import beat
 from trainables.identity import digest, probe_keys, training_seed
 from trainables.memory import Memory, is_out_of_memory
@@ -190,13 +190,24 @@ class Trainer:
         report = Report(
             step=progress.step,
             loss=float(np.mean(progress.losses)),
-            quick_score=float(np.mean([self._quick_score(held) for held in self.data.held_out])),
+            quick_score=self._report_score(),
             temperature=self.temperature,
             seconds=progress.seconds,
         )
         progress.losses.clear()
         progress.reports.append(asdict(report))
         return report
+
+    def _report_score(self) -> float:
+        """Return what reports are compared by."""
+        tasks = self.config.evaluation.report_tasks
+        if not tasks:
+            return float(np.mean([self._quick_score(held) for held in self.data.held_out]))
+        result = self._evaluate(tasks, "choosing")
+        if result.failures:
+            reasons = [f"{task}: {reason}" for task, reason in result.failures.items()]
+            raise engine.TrainingError(f"evaluation.report_tasks: {'; '.join(reasons)}")
+        return result.mean
 
     def _quick_score(self, held_out: data.HeldOut) -> float:
         def encode(texts: list[str], role: str | None) -> npt.NDArray[np.float32]:
@@ -240,18 +251,21 @@ class Trainer:
     def _prompted(self, instruction: str) -> encoding.Encode:
         return partial(self.encode, instruction=instruction)
 
-    def score(self) -> Outcome:
-        """Save the weights, score the tasks and write the values behind the scores."""
+    def score(self) -> Iterator[Scored | Outcome]:
+        """Save the weights, score the tasks and write the values behind the scores.
+
+        Told task by task, texts that tasks share are encoded anew for each of them.
+        """
         folder, settings = self.session.folder, self.config.evaluation
         engine.save_weights(self.engine.module.embedder, folder / "weights.safetensors")
-        result = evaluation.evaluate(
-            self.encode,
-            settings.tasks,
-            split=settings.split,
-            batch_size=encoding.HANDED_OVER,
-            alike=self._written,
-            prompted=self._prompted if settings.prompts == "mteb" else None,
-        )
+        names = evaluation.task_names(settings.tasks, settings.split)
+        order = evaluation.by_lot(names) if settings.task_by_task else (None,)
+        parts = []
+        for task in order:
+            parts.append(self._evaluate(settings.tasks, settings.split, task))
+            result = evaluation.joined(parts)
+            if len(parts) < len(order):
+                yield Scored(step=self.progress.step, scores=result.scores, num_tasks=len(order))
         items = folder / "items.parquet"
         if self.session.rank == 0:
             result.write_items(items)
@@ -259,7 +273,22 @@ class Trainer:
             result.write_results(folder / "mteb", name, f"seed-{self.config.seed}")
         outcome = self._outcome(result, items)
         self._write("outcome.json", asdict(outcome))
-        return outcome
+        yield outcome
+
+    def _evaluate(
+        self, tasks: Sequence[str], split: Split, only: str | None = None
+    ) -> evaluation.Evaluation:
+        """Score tasks, or the one of them that is named."""
+        prompts = self.config.evaluation.prompts
+        return evaluation.evaluate(
+            self.encode,
+            tasks,
+            split=split,
+            only=only,
+            batch_size=encoding.HANDED_OVER,
+            alike=self._written,
+            prompted=self._prompted if prompts == "mteb" else None,
+        )
 
     def _outcome(self, result: evaluation.Evaluation, items: Path) -> Outcome:
         return Outcome(

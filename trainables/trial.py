@@ -15,15 +15,17 @@ from trainables.config import TrialConfig
 from trainables.engine import TrainingError as TrainingError
 from trainables.events import Outcome as Outcome
 from trainables.events import Report as Report
+from trainables.events import Scored as Scored
 from trainables.events import Session as Session
 from trainables.memory import bound_caches
 from trainables.trainer import Trainer
 
 
-def run(config: TrialConfig, session: Session) -> Iterator[Report | Outcome]:
+def run(config: TrialConfig, session: Session) -> Iterator[Report | Scored | Outcome]:
     """Train and score one design; every worker of the trial runs this with its own rank.
 
-    A checkpoint in the session's folder is continued, and its reports are yielded again. The
+    A checkpoint in the session's folder is continued, and its reports are yielded again; so are
+    the scores that are told task by task where `evaluation.task_by_task` asks for them. The
     folder ends up with the configuration, the trained weights, the items and the outcome.
 
     Raises:
@@ -43,7 +45,11 @@ def run(config: TrialConfig, session: Session) -> Iterator[Report | Outcome]:
             for report in itertools.islice(trainer.train(), num_told, None):
                 num_told += 1
                 yield report
-            outcome = trainer.score()
+            for event in trainer.score():
+                if isinstance(event, Outcome):
+                    outcome = event
+                else:
+                    yield event
         except engine.MiniBatchHalvedError:
             if config.engine.num_workers > 1:  # the others wait for this one in a collective
                 raise

@@ -25,6 +25,7 @@ from cluster.study.opening import claim, open_study, rules
 from cluster.study.storage import open_storage
 from cluster.study.trials import Observer, Proposal
 from search_spaces.spaces import SPACES
+from trainables.overlay import overlay
 
 Log = Callable[[str], None]
 LONG_RUNS = ("confirm", factorial.CELLS)  # acts whose trials take all steps; Train may run them
@@ -56,7 +57,8 @@ class Acts:
         """Let Optuna propose designs of the space; the control and other known ones come first."""
         from trainables import designs
 
-        config, base = self._config, self._config.base
+        config = self._config
+        base = overlay(config.base, {"evaluation.task_by_task": config.race > 0})
         space, shape = SPACES[config.space], designs.shape(base.backbone)
         propose = priors.proposer(space, base, shape)
         study = open_study(config, self._storage)

@@ -115,9 +115,10 @@ class StudyScheduler(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Pass on a report; say whether the trial is to stop."""
-        number, report = trial.config["number"], json.loads(result["event"])
-        self._losses.reported(number, report["step"])
-        stop = self._ledger.report(number, report)
+        number, event = trial.config["number"], json.loads(result["event"])
+        self._losses.reported(number, event["step"])
+        told = self._ledger.scored if result["kind"] == "Scored" else self._ledger.report
+        stop = told(number, event)
         return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:

@@ -20,6 +20,7 @@ from cluster.preflight.plan import resource_faults, share_faults
 from cluster.preflight.surroundings import Place, nodes, tracking_fault
 from cluster.preflight.unread import unread
 from cluster.settings import StudyConfig
+from cluster.study import racing
 from cluster.study.priors import Known, check_known
 from search_spaces.spaces import SPACES
 from trainables.config import ConfigError, TrialConfig
@@ -73,6 +74,7 @@ def configure(
     made = None
     if machines and given.trial_is_whole and "space" not in given.refused:
         made = faults.during(lambda: foresee(config, given.shape, place, filled or 1.0))
+        faults.during(lambda: _check_race(config))
     faults.refuse()
     assert made is not None
     return config, made
@@ -166,9 +168,20 @@ def _check_trial(trial: Mapping[str, Any], given: _Given, faults: Faults) -> Non
     base, engine = given.config.base, given.config.base.engine
     space = None if "space" in given.refused else SPACES[given.config.space]
     faults.during(lambda: check_owned(trial, space, base, given.shape))
-    faults.note(check_tasks(base.evaluation.tasks) or source_faults(base.evaluation.tasks))
+    for field in ("tasks", "report_tasks"):
+        names = getattr(base.evaluation, field)
+        found = check_tasks(names) or source_faults(names)
+        faults.note(each.replace("evaluation.tasks:", f"evaluation.{field}:") for each in found)
     faults.during(lambda: check_overlay(engine))
     faults.during(lambda: check_kernels(engine))
+
+
+def _check_race(config: StudyConfig) -> None:
+    """Refuse a race that is over before it could be lost."""
+    from trainables.evaluation import task_names
+
+    number = len(task_names(config.base.evaluation.tasks, "choosing"))
+    check({"race": racing.fault(number, config.race) if config.race else None})
 
 
 def _check_designs(given: _Given, first: Sequence[Known], faults: Faults) -> None:

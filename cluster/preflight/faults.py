@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from trainables.config import ConfigError
@@ -25,7 +25,7 @@ class Faults:
             self.note(str(error).splitlines())
             return None
 
-    def note(self, lines: list[str]) -> None:
+    def note(self, lines: Iterable[str]) -> None:
         """Note faults, each once."""
         self.lines += [line for line in dict.fromkeys(lines) if line not in self.lines]
 

@@ -10,7 +10,7 @@ from cluster.study import pruners, samplers
 
 OF_SEARCH = (
     *("num_trials", "num_finalists", "objectives", "sampler", "num_startup", "pruner"),
-    *("first_rung", "factor", "first", "warm_start"),
+    *("first_rung", "factor", "race", "first", "warm_start"),
 )
 OF_FACTORIAL = ("fraction", "factors", "tune", "tuned")
 FACTORIAL = "factorial"

@@ -17,11 +17,14 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from cluster.study import racing
 from cluster.study.asking import Asking, Drawings
 from cluster.study.mirror import PAUSED, STOPPED, mirrored
 from cluster.study.pruners import Halving
 from cluster.study.trials import Assignment, Ending, Observer, Proposal, Status, mean_score
 from trainables.overlay import from_dict
+
+SCORES = "scores"  # a user attribute of a finished trial: its score on each task
 
 
 @dataclass(kw_only=True)
@@ -32,6 +35,7 @@ class _Live:
     told: set[int]  # steps that the study knows
     curve: dict[int, dict[str, float]] = field(default_factory=dict)
     halt: str | None = None  # why it is to stop: paused or stopped
+    reason: str | None = None  # of a stop that is no pruner's
 
 
 class Ledger:
@@ -47,14 +51,17 @@ class Ledger:
         observers: Sequence[Observer],
         halving: Halving | None = None,
         objectives: Sequence[str] = ("score",),
+        race: float = 0.0,
         link: Callable[[str], Mapping[str, str]] | None = None,
         drawings: Drawings | None = None,
     ) -> None:
         """Open the ledger; trials that were left running are set aside to be continued.
 
         With `halving` weak trials are paused, else the study's pruner stops them. `objectives` are
-        the score and names of the outcome's cost; `link` says where a trial of a name is shown;
-        `drawings` are gone through when the sampler finds no new design.
+        the score and names of the outcome's cost. With `race` above 0 a design that tells its
+        scores task by task is stopped as `racing` says, at that error rate, against the best one
+        so far. `link` says where a trial of a name is shown; `drawings` are gone through when the
+        sampler finds no new design.
         """
         self._study, self._mirror = mirrored(study)
         self._asking = Asking(self._study, self._mirror, propose, drawings)
@@ -63,6 +70,8 @@ class Ledger:
         self._observers = list(observers)
         self._halving = halving
         self._objectives = tuple(objectives)
+        self._race = race
+        self._rivals: dict[int, tuple[float, dict[str, float]]] = {}  # score, and of each task
         self._link = link
         self._num_kept = self.num_ended = 0
         self._interrupted: list[int] = []
@@ -86,6 +95,8 @@ class Ledger:
         if self._halving:
             self._halving.note(trial.number, trial.intermediate_values)
         if trial.state.is_finished():
+            if SCORES in user and trial.values:
+                self._rivals[trial.number] = (trial.values[0], user[SCORES])
             self.num_ended += 1
             self._drop_checkpoints(trial.number)  # a kill may have come before
         elif user.get(STOPPED):
@@ -167,6 +178,24 @@ class Ledger:
                     self._mirror.set_trial_user_attr(number, live.halt, {"curve": curve})
         return live.halt is not None
 
+    def scored(self, number: int, event: Mapping[str, Any]) -> bool:
+        """Take a design's scores on its first tasks; return whether it is to stop.
+
+        The control is never stopped, nor is anything before a first design has all its scores.
+        """
+        live = self._live[number]
+        if not self._race or not self._rivals or live.assignment.role != "search":
+            return False
+        best = max(self._rivals, key=lambda n: (self._rivals[n][0], -n))
+        rival = self._rivals[best][1]
+        reason = racing.lost(event["scores"], rival, event["num_tasks"], self._race)
+        if reason:
+            live.halt, live.reason = STOPPED, f"lost to trial {best} on {reason}"
+            curve = [live.curve[step] for step in sorted(live.curve)]
+            kept = {"curve": curve, "reason": live.reason}
+            self._mirror.set_trial_user_attr(number, STOPPED, kept)
+        return reason is not None
+
     def _halt(self, trial: Assignment, step: int, value: float) -> str | None:
         """Return whether a trial is to be paused or stopped."""
         goes_on = not self._halving or self._halving.goes_on(trial.number, step, value)
@@ -190,8 +219,8 @@ class Ledger:
         """Record that a trial was stopped, as `report` told: it is paused, or ends."""
         live = self._live[number]
         if live.halt != PAUSED:
-            step = max(live.curve, default=0)
-            self._end(number, Ending(status="pruned", reason=f"stopped early at step {step}"))
+            reason = live.reason or f"stopped early at step {max(live.curve, default=0)}"
+            self._end(number, Ending(status="pruned", reason=reason))
             return
         del self._live[number]
         self._paused[number] = None
@@ -219,10 +248,11 @@ class Ledger:
         """End a trial that is not running any more; its curve was kept when it was halted."""
         self._paused.pop(number, None)
         trial = self._mirror.get_trial(number)
-        curve = trial.user_attrs[halt]["curve"]
-        step = int(curve[-1]["step"])
+        kept = trial.user_attrs[halt]
         verb = "paused" if halt == PAUSED else "stopped early"
-        ending = Ending(status="pruned", reason=f"{verb} at step {step}", curve=tuple(curve))
+        step = int(kept["curve"][-1]["step"]) if kept["curve"] else 0
+        reason = kept.get("reason") or f"{verb} at step {step}"
+        ending = Ending(status="pruned", reason=reason, curve=tuple(kept["curve"]))
         assignment = self._assignment(trial)
         self._tell(assignment, ending)
 
@@ -234,12 +264,20 @@ class Ledger:
             if ending.reason:
                 self._mirror.set_trial_user_attr(number, "reason", ending.reason)
             if ending.status == "complete":
+                self._note_rival(number, ending)
                 self._study.tell(number, ending.values(self._objectives))
             else:
                 states = {"pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
                 self._study.tell(number, state=states[ending.status])
         self.num_ended += 1
         self._drop_checkpoints(number)
+
+    def _note_rival(self, number: int, ending: Ending) -> None:
+        """Keep the scores of a design that others may be compared with."""
+        if self._race and ending.outcome and ending.score is not None:
+            scores = dict(ending.outcome["scores"])
+            self._mirror.set_trial_user_attr(number, SCORES, scores)
+            self._rivals[number] = (ending.score, scores)
 
     def _folder_of(self, number: int) -> Path:
         return self._folder / f"{number:04d}"

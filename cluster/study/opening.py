@@ -58,10 +58,10 @@ def claim(study: optuna.Study, identity: str) -> None:
 
 
 def rules(config: StudyConfig) -> dict[str, Any]:
-    """Return what a ledger of the search takes beside the study: `halving` and `objectives`."""
+    """Return what a ledger of the search takes beside the study: when designs stop, and why."""
     training, halving = config.base.training, None
     if config.pruner == "halving":
         first = config.first_rung or training.report_every
         steps = rungs(first, config.factor, training.steps, training.report_every)
         halving = Halving(steps, config.factor)
-    return {"halving": halving, "objectives": config.objectives}
+    return {"halving": halving, "objectives": config.objectives, "race": config.race}

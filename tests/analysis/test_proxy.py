@@ -56,6 +56,21 @@ def test_a_budget_and_categories_are_kept(tmp_path: Path) -> None:
         assert suite["seconds"] <= 12
 
 
+def test_tasks_can_be_taken_from_some_that_stand_for_all(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = write(tmp_path / "scores.csv", drawn(20, 8))
+    among = ["t01", "t04", "t05"]
+    arguments = ["--scores", str(table), "--output", str(tmp_path), *QUICK]
+    assert proxy.main([*arguments, "--tasks", "2", "--among", *among]) == 0
+    kept = json.loads((tmp_path / "proxy.json").read_text())
+    assert set(kept["tasks"]) <= set(among)
+    assert kept["held_out"]["mean"]["all"]["value"] < 0.999
+    assert "20 models, 3 tasks" in capsys.readouterr().out
+    assert proxy.main([*arguments, "--among", "t77"]) == 2
+    assert "tasks: expected some of t00, t01, " in capsys.readouterr().err
+
+
 def test_searches_are_compared_on_the_same_splits(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

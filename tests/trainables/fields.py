@@ -84,6 +84,8 @@ OTHER: dict[str, Any] = {
     "engine.liger_kernels": True,
     "evaluation.tasks": ("STS12",),
     "evaluation.split": "confirming",
+    "evaluation.report_tasks": ("STS13",),
+    "evaluation.task_by_task": True,
     "evaluation.max_tokens": 64,
     "evaluation.mini_batch_tokens": 512,
     "evaluation.prompts": "mteb",

@@ -233,6 +233,8 @@ FAULTS: list[Fault] = [
         "expected each name once, got A, B again",
     ),
     (EvaluationConfig, {"split": "test"}, "expected one of 'choosing', 'confirming', got 'test'"),
+    (EvaluationConfig, {"report_tasks": ("A", "A")}, "expected each name once, got A again"),
+    (EvaluationConfig, {"task_by_task": 1}, "expected true or false, got 1"),
     *wholes(EvaluationConfig, 2, "max_tokens"),
     *wholes(EvaluationConfig, 1, "mini_batch_tokens"),
     (EvaluationConfig, {"prompts": "none"}, "expected one of 'trial', 'mteb', got 'none'"),

@@ -19,11 +19,19 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from threadpoolctl import ThreadpoolController, threadpool_info, threadpool_limits
 
+from tests.trainables.test_tasks import classification, sts
 from trainables import evaluation
 from trainables.config import EMBEDDED_TASKS
 from trainables.data import Triple
 from trainables.encoding import encode_texts, unit
-from trainables.evaluation import Evaluation, evaluate, quick_score
+from trainables.evaluation import (
+    Evaluation,
+    by_lot,
+    evaluate,
+    joined,
+    quick_score,
+    task_names,
+)
 from trainables.suites import EMBEDDED_CATEGORIES
 
 DIM = 256
@@ -360,3 +368,30 @@ def test_the_kinds_are_documented() -> None:
     assert evaluation.Evaluation.__doc__ is not None
     for kind in ("query", "text", "set", "pair", "fit"):
         assert f'"{kind}"' in evaluation.Evaluation.__doc__
+
+
+def test_tasks_one_by_one_come_to_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POOLSEARCH_TASKS", str(tmp_path))
+    for make in (sts, classification):
+        make(tmp_path)
+    tasks = ["STSBenchmark", "Banking77Classification", "NoSuchTask"]
+    whole = evaluate(encode, tasks, split="choosing", batch_size=32)
+    order = by_lot(task_names(tasks, "choosing"))
+    assert sorted(order) == sorted(tasks)
+    parts = [evaluate(encode, tasks, split="choosing", batch_size=32, only=t) for t in order]
+    assert [len(part.scores) + len(part.failures) for part in parts] == [1, 1, 1]
+    both = joined(parts)
+    assert (both.scores, both.categories, both.failures) == (
+        whole.scores,
+        whole.categories,
+        whole.failures,
+    )
+    keys = [("task", "ascending"), ("item", "ascending")]
+    found, expected = (each.items.sort_by(keys).to_pandas() for each in (both, whole))
+    pd.testing.assert_frame_equal(found, expected)
+    with pytest.raises(ValueError, match="NoSuchTask: ConfigError"):
+        _ = both.mean
+    scores = list(whole.scores.values())
+    assert joined([p for p in parts if p.scores]).mean == pytest.approx(np.mean(scores))

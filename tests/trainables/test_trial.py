@@ -22,12 +22,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from tests.trainables.test_tasks import classification, sts
 from tests.trainables.workers import (
     TIMEOUT_S,
     Group,
     Reports,
     drive,
     drive_and_die,
+    drive_with,
     numbers,
     opened,
     outcomes,
@@ -548,3 +550,33 @@ def test_bf16_learns(one: Group, config: TrialConfig, tmp_path: Path, stage: int
     assert found[0] == pytest.approx(plain[0], rel=0.1)
     assert sum(found[-4:]) == pytest.approx(sum(plain[-4:]), rel=0.5)
     assert sum(found[-4:]) < sum(found[:4]) / 1.5
+
+
+def test_scores_are_told_task_by_task_and_reports_by_tasks(
+    one: Group, config: TrialConfig, tmp_path: Path
+) -> None:
+    for make in (sts, classification):
+        make(tmp_path / "tasks")
+    tasks = ("STSBenchmark", "Banking77Classification")
+    settings = {"evaluation.tasks": tasks, "evaluation.report_tasks": ("STSBenchmark",)}
+    config = overlay(config, {**settings, "training.steps": 1})
+    told = overlay(config, {"evaluation.task_by_task": True})
+    here = {"POOLSEARCH_TASKS": str(tmp_path / "tasks")}
+    (report, outcome), (first, scored, last) = (
+        one[0].submit(drive_with, here, each, tmp_path / name).result(TIMEOUT_S)
+        for each, name in ((config, "whole"), (told, "told"))
+    )
+    assert isinstance(scored, trial.Scored)
+    assert (scored.step, scored.num_tasks, len(scored.scores)) == (1, 2, 1)
+    assert scored.scores.items() <= outcome.scores.items()
+    assert (last.scores, last.categories) == (outcome.scores, outcome.categories)
+    assert first.quick_score == pytest.approx(outcome.scores["STSBenchmark"])
+    assert report.quick_score == first.quick_score
+
+
+def test_a_report_without_its_scores_ends_the_trial(
+    one: Group, config: TrialConfig, tmp_path: Path
+) -> None:
+    wanted = overlay(config, {"evaluation.report_tasks": ("NoSuchTask",)})
+    with pytest.raises(engine.TrainingError, match=r"report_tasks: NoSuchTask: Config"):
+        reports(one, wanted, tmp_path, 1)

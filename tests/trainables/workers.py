@@ -63,6 +63,17 @@ def drive(config: TrialConfig, rank: int, folder: Path, num_events: int) -> list
         return list(itertools.islice(events, num_events))
 
 
+def drive_with(environment: dict[str, str], config: TrialConfig, folder: Path) -> list[Any]:
+    """Run a trial of one worker to its end, with more in the environment."""
+    before = dict(os.environ)
+    os.environ.update(environment)
+    try:
+        return list(trial.run(config, trial.Session(rank=0, folder=folder)))
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
 _WARM = Warm()  # of each worker process
 
 
