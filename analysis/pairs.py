@@ -1,10 +1,10 @@
 """Every pair of models, over the tasks that both have: Wilcoxon's test, effects and notes.
 
 In each category, and in all of them together, the tasks are the sample: the claim is about other
-tasks of the kind. Scores of several seeds are averaged before, so neither p nor interval is about other
-seeds: the luck of a few runs, which reaches all tasks, is taken for the model's own. Where there
-are seeds enough, `contrasts.compare` and `inference.mixed` cover it. The pairs of a category are
-one family of the correction. Differences are rounded to 12 decimals, so that those of
+tasks of the kind. Scores of several seeds are averaged before, so neither p nor interval is about
+other seeds: the luck of a few runs, which reaches all tasks, is taken for the model's own. Where
+there are seeds enough, `contrasts.compare` and `inference.mixed` cover it. The pairs of a category
+are one family of the correction. Differences are rounded to 12 decimals, so that those of
 rounded scores tie as they should.
 
 Letters: M models, S seeds, T tasks, P pairs, n tasks of a category.
