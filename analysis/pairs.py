@@ -1,9 +1,10 @@
 """Every pair of models, over the tasks that both have: Wilcoxon's test, effects and notes.
 
 In each category, and in all of them together, the tasks are the sample: the claim is about other
-tasks of the kind. Scores of several seeds are averaged before, so the interval is not about other
-seeds; where there are seeds enough, `contrasts.compare` and `inference.mixed` are. The pairs of a
-category are one family of the correction. Differences are rounded to 12 decimals, so that those of
+tasks of the kind. Scores of several seeds are averaged before, so neither p nor interval is about
+other seeds: the luck of a few runs, which reaches all tasks, is taken for the model's own. Where
+there are seeds enough, `contrasts.compare` and `inference.mixed` cover it. The pairs of a category
+are one family of the correction. Differences are rounded to 12 decimals, so that those of
 rounded scores tie as they should.
 
 Letters: M models, S seeds, T tasks, P pairs, n tasks of a category.
@@ -105,5 +106,5 @@ def _family(table: FloatArray, correction: Correction, zeros: Zeros) -> pd.DataF
 def _with_seeds(remarks: list[str], scores: Scores) -> list[str]:
     if len(scores.seeds) == 1:
         return remarks
-    averaged = "scores are means over seeds, whose spread is not in the interval"
+    averaged = "scores are means over seeds, whose luck p and interval do not cover"
     return [f"{remark}; {averaged}" if remark else averaged for remark in remarks]

@@ -199,7 +199,7 @@ def test_seeds_are_averaged_and_it_is_said(tmp_path: Path, capsys: Any) -> None:
     assert [row["mean_difference"] for row in rows] == pytest.approx(
         [row["mean_difference"] for row in alone]
     )
-    assert "scores are means over seeds, whose spread is not in the interval" in rows[0]["note"]
+    assert "scores are means over seeds, whose luck p and interval do not cover" in rows[0]["note"]
 
 
 def test_related_tasks_count_once(tmp_path: Path, capsys: Any) -> None:
