@@ -22,7 +22,7 @@ import pandas as pd
 
 from analysis.inference.corrections import Correction
 from analysis.inference.signed_rank import Zeros
-from analysis.page import table
+from analysis.markup import table
 from analysis.pairs import KEYS, compare_pairs
 from analysis.score_sources import read_scores
 from analysis.scores import ScoresError, choose

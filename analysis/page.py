@@ -1,6 +1,6 @@
 """The report as one HTML page: every text escaped, nothing fetched, no script."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
 
@@ -8,6 +8,7 @@ import pandas as pd
 
 from analysis.baselines import NOTE, categories, references
 from analysis.gaps import Gap
+from analysis.markup import figure, notes, section, table
 from analysis.power import FEW_ITEMS, FEW_SEEDS
 from analysis.table import SPLITS, STATUSES, Results, is_missing
 from analysis.verdict import Verdict
@@ -73,14 +74,14 @@ def page(results: Results, verdict: Verdict, figures: dict[str, tuple[str, str]]
         _verdict(verdict),
         _contrasts(verdict, figures.get("forest")),
         _factors(verdict, (figures.get("effects"), figures.get("interactions"))),
-        _section("Baselines", _baselines(results)),
-        _section("Score against cost", _figure(figures.get("cost"))),
-        _section("Learning curves", _figure(figures.get("curves"))),
-        _section("Scores by parameter", _figure(figures.get("strips"))),
-        _section("What is missing", _gaps(verdict.gaps)),
-        _section("All trials", _trials(results)),
-        _section("Method", _list(CELLS_METHOD if verdict.of_cells else METHOD)),
-        _section("Versions", _versions(results)),
+        section("Baselines", _baselines(results)),
+        section("Score against cost", figure(figures.get("cost"))),
+        section("Learning curves", figure(figures.get("curves"))),
+        section("Scores by parameter", figure(figures.get("strips"))),
+        section("What is missing", _gaps(verdict.gaps)),
+        section("All trials", _trials(results)),
+        section("Method", notes(CELLS_METHOD if verdict.of_cells else METHOD)),
+        section("Versions", _versions(results)),
     ]
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -105,10 +106,6 @@ def _header(results: Results) -> str:
     )
 
 
-def _section(title: str, body: str) -> str:
-    return f"<section>\n<h2>{escape(title)}</h2>\n{body}</section>\n" if body else ""
-
-
 def _verdict(verdict: Verdict) -> str:
     families = (
         ("Against the control", verdict.against_control),
@@ -121,7 +118,7 @@ def _verdict(verdict: Verdict) -> str:
         for title, found in families
         if found
     ]
-    return _section("Verdict", "".join(lists) + _list(verdict.notes))
+    return section("Verdict", "".join(lists) + notes(verdict.notes))
 
 
 def _contrasts(verdict: Verdict, forest: tuple[str, str] | None) -> str:
@@ -134,7 +131,7 @@ def _contrasts(verdict: Verdict, forest: tuple[str, str] | None) -> str:
         ),
     )
     tables = [_contrast_table(title, found, one) for title, found in families if found]
-    return _section("Contrasts", "".join(tables) + _figure(forest)) if tables else ""
+    return section("Contrasts", "".join(tables) + figure(forest)) if tables else ""
 
 
 def _factors(verdict: Verdict, drawn: Sequence[tuple[str, str] | None]) -> str:
@@ -143,7 +140,7 @@ def _factors(verdict: Verdict, drawn: Sequence[tuple[str, str] | None]) -> str:
         ("Interactions: two levels together", verdict.interactions),
     )
     tables = [_contrast_table(title, found, "Level") for title, found in families if found]
-    return _section("Factors", "".join([*tables, *map(_figure, drawn)])) if tables else ""
+    return section("Factors", "".join([*tables, *map(figure, drawn)])) if tables else ""
 
 
 def _contrast_table(title: str, found: Sequence[Finding], one: str) -> str:
@@ -184,16 +181,6 @@ def _contrast_row(finding: Finding) -> list[str]:
         f"{contrast.num_seeds} \u00d7 {sum(contrast.num_items)}",
         "; ".join((*contrast.notes, *finding.dropped)),
     ]
-
-
-def _figure(figure: tuple[str, str] | None) -> str:
-    if not figure or not figure[0]:
-        return ""
-    drawing, caption = figure
-    return (
-        f'<figure>\n<div class="scroll">{drawing}</div>\n'
-        f"<figcaption>{escape(caption)}</figcaption>\n</figure>\n"
-    )
 
 
 def _gaps(gaps: Sequence[Gap]) -> str:
@@ -274,32 +261,3 @@ def _versions(results: Results) -> str:
     pairs = results.versions.groupby("package")["version"].agg(", ".join)
     text = "; ".join(f"{package} {version}" for package, version in pairs.items())
     return f"<p>{escape(text)}</p>\n" if text else ""
-
-
-def _list(texts: Iterable[str]) -> str:
-    lines = "".join(f"<li>{escape(text)}</li>\n" for text in texts)
-    return f'<ul class="notes">\n{lines}</ul>\n' if lines else ""
-
-
-def table(
-    heads: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    *,
-    numbers: Sequence[int] = (),
-    texts: Sequence[int] = (),
-    stopped: Sequence[bool] = (),
-) -> str:
-    """An escaped table; `numbers` and `texts` are columns, `stopped` the rows to show quietly."""
-    kinds = {**dict.fromkeys(numbers, ' class="number"'), **dict.fromkeys(texts, ' class="text"')}
-    head = "".join(f"<th{kinds.get(at, '')}>{escape(text)}</th>" for at, text in enumerate(heads))
-    lines = []
-    for number, row in enumerate(rows):
-        cells = "".join(
-            f"<td{kinds.get(at, '')}>{escape(text)}</td>" for at, text in enumerate(row)
-        )
-        quiet = ' class="stopped"' if number < len(stopped) and stopped[number] else ""
-        lines.append(f"<tr{quiet}>{cells}</tr>\n")
-    return (
-        f'<div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n'
-        f"<tbody>\n{''.join(lines)}</tbody>\n</table></div>\n"
-    )
