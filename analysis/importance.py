@@ -78,7 +78,7 @@ def interactions(levels: pd.DataFrame, values: ArrayLike, main: pd.DataFrame) ->
         joined = known.drop(columns=[*pair])[[p for p in main.index if p not in pair]]
         joined = joined.assign(**{JOINT: known[first] + JOINT + known[second]})
         study = _study(joined, scores)
-        whole = float(np.mean([_fanova(study, seed)[JOINT] for seed in range(SEEDS)]))
+        whole = _fanova(study, 0)[JOINT]
         share = max(whole - main.loc[first, "fanova"] - main.loc[second, "fanova"], 0.0)
         rows.append({"first": first, "second": second, "share": share})
     found = pd.DataFrame(rows, columns=["first", "second", "share"])

@@ -1,6 +1,6 @@
 """The report as one HTML page: every text escaped, nothing fetched, no script."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
 
@@ -66,20 +66,30 @@ CELLS_METHOD = (
 )
 
 
-def page(results: Results, verdict: Verdict, figures: dict[str, tuple[str, str]]) -> str:
-    """The whole page; `figures` maps a name to its SVG and its caption."""
+def page(
+    results: Results,
+    verdict: Verdict,
+    figures: dict[str, tuple[str, str]],
+    more: Mapping[str, str],
+) -> str:
+    """The whole page; `figures` maps a name to its SVG and its caption, `more` are sections."""
     style = files("analysis").joinpath("report.css").read_text(encoding="utf-8")
     parts = [
         _header(results),
         _verdict(verdict),
         _contrasts(verdict, figures.get("forest")),
         _factors(verdict, (figures.get("effects"), figures.get("interactions"))),
+        more.get("ranks", ""),
         section("Baselines", _baselines(results)),
         section("Score against cost", figure(figures.get("cost"))),
+        more.get("mattered", ""),
+        more.get("luck", ""),
+        more.get("noise", ""),
         section("Learning curves", figure(figures.get("curves"))),
         section("Scores by parameter", figure(figures.get("strips"))),
         section("What is missing", _gaps(verdict.gaps)),
         section("All trials", _trials(results)),
+        more.get("plan", ""),
         section("Method", notes(CELLS_METHOD if verdict.of_cells else METHOD)),
         section("Versions", _versions(results)),
     ]

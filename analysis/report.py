@@ -9,18 +9,20 @@ The study's folder is the one that has `results/` in it; a search that still run
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
-from analysis import factor_figures, figures
-from analysis.arms import choosing_rows
+from analysis import factor_figures, figures, search_sections
+from analysis.arms import choosing_rows, confirmed_arms
 from analysis.factor_effects import factor_names
 from analysis.page import page
 from analysis.table import (
     Results,
     TableError,
     category_scores,
+    items,
     load,
     parameter_columns,
     write_csv,
@@ -52,13 +54,29 @@ def write(study_folder: Path, output: Path | None = None) -> tuple[Path, list[st
     """
     output = output or study_folder / "report.html"
     results = load(study_folder)
-    verdict = reach_verdict(results)
+    verdict, more = with_plan(results, reach_verdict(results))
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(page(results, verdict, draw(results, verdict)), encoding="utf-8")
+    output.write_text(page(results, verdict, draw(results, verdict), more), encoding="utf-8")
     write_csv(results, output.with_name("results.csv"))
     families = (verdict.against_control, verdict.main_effects, verdict.against_untrained)
     said = [sentence for family in families for sentence in _shown(family)]
     return output, [*said, *verdict.notes]
+
+
+def with_plan(results: Results, verdict: Verdict) -> tuple[Verdict, dict[str, str]]:
+    """The verdict with what it says of the registered plan, and the page's further sections."""
+    arms = confirmed_arms(results)
+    evidence = items(results, [name for arm in arms for name in arm.rows.values()])
+    winners = {f.category: f.winner.label for f in verdict.against_control if f.winner}
+    plan, said = search_sections.plan(results, arms, {} if verdict.of_cells else winners)
+    more = {
+        "plan": plan,
+        "ranks": search_sections.ranks(results, arms),
+        "mattered": search_sections.what_mattered(results),
+        "luck": search_sections.luck(results, arms, evidence),
+        "noise": search_sections.noise(results),
+    }
+    return replace(verdict, notes=(*verdict.notes, *said)), more
 
 
 def _shown(findings: Sequence[Finding]) -> list[str]:

@@ -65,6 +65,10 @@ def test_the_page_has_the_sentences_and_all_trials(filled: Any, written: Path) -
         "Method",
         "What is missing",
         "never compared as if they had finished",
+        "What mattered",
+        "Two parameters together",
+        "Luck of the winners",
+        "Noise floor",
     ):
         assert word in text
 
@@ -78,7 +82,7 @@ def test_the_page_is_self_contained_and_well_formed(written: Path) -> None:
     assert all(link.startswith("#") and link[1:] in parsed.ids for link in parsed.links)
     assert len(parsed.ids) == len(set(parsed.ids))
     assert not re.search(r"<script|<link|@import|url\((?!#)", text)
-    assert text.count("<svg") == 4
+    assert text.count("<svg") == 5
     assert 'name="viewport"' in text
 
 
@@ -136,7 +140,7 @@ def test_without_a_confirmation_the_search_is_shown_without_p(
     assert "The confirmation is missing" in capsys.readouterr().out
     assert "Holm p =" not in text
     assert "<h2>Contrasts" not in text
-    assert text.count("<svg") == 3
+    assert text.count("<svg") == 4
     assert (mark(load(study.folder), reach_verdict(load(study.folder))) == "winner").sum() == 1
 
 
