@@ -2,7 +2,8 @@
 
     python -m analysis.report outputs/first
 
-prints the verdict and writes `report.html` (self-contained) and `results.csv` into outputs/first.
+prints the verdict and writes `report.html` (self-contained), `report.md` and `results.csv` into
+outputs/first.
 The study's folder is the one that has `results/` in it; a search that still runs can be read too.
 """
 
@@ -17,6 +18,7 @@ import pandas as pd
 from analysis import factor_figures, figures, search_sections
 from analysis.arms import choosing_rows, confirmed_arms
 from analysis.factor_effects import factor_names
+from analysis.markdown import markdown
 from analysis.page import page
 from analysis.table import (
     Results,
@@ -47,7 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def write(study_folder: Path, output: Path | None = None) -> tuple[Path, list[str]]:
-    """Write the page and `results.csv` beside it; return the page's path and the sentences.
+    """Write the page, and beside it the same in Markdown and `results.csv`.
+
+    Returns the page's path and the sentences.
 
     Raises:
         TableError: If the folder holds no results that can be read.
@@ -56,7 +60,9 @@ def write(study_folder: Path, output: Path | None = None) -> tuple[Path, list[st
     results = load(study_folder)
     verdict, more = with_plan(results, reach_verdict(results))
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(page(results, verdict, draw(results, verdict), more), encoding="utf-8")
+    text = page(results, verdict, draw(results, verdict), more)
+    output.write_text(text, encoding="utf-8")
+    output.with_suffix(".md").write_text(markdown(text), encoding="utf-8")
     write_csv(results, output.with_name("results.csv"))
     families = (verdict.against_control, verdict.main_effects, verdict.against_untrained)
     said = [sentence for family in families for sentence in _shown(family)]
