@@ -81,6 +81,21 @@ def reach_verdict(results: Results) -> Verdict:
     )
 
 
+def confirmed_winner(verdict: Verdict) -> Arm | None:
+    """The arm that beats the control in most categories and is worse in none; None without one."""
+    found: dict[str, list[Finding]] = {}
+    for finding in verdict.against_control:
+        if finding.winner is not None:
+            found.setdefault(finding.winner.digest, []).append(finding)
+    wins = {
+        digest: sum(each.outcome == "better" for each in each_of)
+        for digest, each_of in found.items()
+        if all(each.outcome != "worse" for each in each_of)
+    }
+    best = max(wins, key=lambda digest: wins[digest], default=None)
+    return found[best][0].winner if best is not None and wins[best] else None
+
+
 def _of_cells(
     results: Results,
     arms: list[Arm],

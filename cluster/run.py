@@ -140,10 +140,12 @@ def _driven(config: StudyConfig, place: Place, log: Log, act: Callable[[Acts], b
 
 def write_report(folder: Path, tracker: Tracker, log: Log) -> None:
     """Write the report of a study's results, attach it to MLflow and say the verdict."""
-    from analysis import report
+    from analysis import report, table, verdict
 
     file, sentences = report.write(folder)
-    left = tracker.finish(file, sentences)
+    winner = verdict.confirmed_winner(verdict.reach_verdict(table.load(folder)))
+    trial = winner.rows[min(winner.rows)] if winner else None
+    left = tracker.finish(file, sentences, trial)
     for line in ["", *sentences, "", f"report: {file}", f"MLflow: {how_to_open(tracker.uri)}"]:
         log(line)
     if left:

@@ -118,7 +118,8 @@ class Tracker:
         if winner is not None:
             self._add(winner, register=verdict)
         tags = {"mlflow.note.content": verdict}
-        self._add("", outcome=tags, files=[str(report)], status="FINISHED")
+        files = [str(file) for file in (report, report.with_suffix(".md")) if file.is_file()]
+        self._add("", outcome=tags, files=files, status="FINISHED")
         return self.close()
 
     def close(self) -> int:

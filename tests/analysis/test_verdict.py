@@ -1,6 +1,7 @@
 import json
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from analysis.contrasts import SMALLEST_P, compare
 from analysis.table import load
-from analysis.verdict import reach_verdict
+from analysis.verdict import Verdict, confirmed_winner, reach_verdict
 from analysis.wording import Finding, describe, format_interval, format_p, format_points
 
 
@@ -54,6 +55,23 @@ def test_a_known_effect_is_found_and_a_small_one_is_not_claimed(filled: Any) -> 
     )
     assert control["STS"].contrast.num_items == (30,)  # documents, not pairs
     assert all(f.holm_p >= f.contrast.p for f in control.values())
+
+
+def test_the_confirmed_winner_beats_the_control_somewhere_and_loses_nowhere(
+    filled: Any, make_study: Any
+) -> None:
+    verdict = reach_verdict(load(filled.folder))
+    winner = confirmed_winner(verdict)
+    assert winner is not None
+    assert winner.label == "bidirectional, mean, cross_attention(layers 4, width 256)"
+    assert set(winner.rows) == {101, 102, 103}
+    turned = replace(verdict.against_control[0], holm_p=0.001)
+    assert turned.contrast is not None
+    worse = replace(turned, contrast=replace(turned.contrast, effect=-0.1))
+    assert confirmed_winner(replace(verdict, against_control=(worse, turned))) is None
+    opened = tuple(replace(f, holm_p=1.0) for f in verdict.against_control)
+    assert confirmed_winner(replace(verdict, against_control=opened)) is None
+    assert confirmed_winner(Verdict()) is None
 
 
 def test_the_effect_is_the_difference_of_the_main_scores(filled: Any) -> None:

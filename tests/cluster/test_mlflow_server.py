@@ -178,8 +178,12 @@ def test_an_outage_loses_nothing_and_repeats_nothing(
         tracker.started(trials[0])
         for trial in trials[:2]:
             tracker.ended(trial, ending(tmp_path))
-        assert tracker.close() == 0
+        report = tmp_path / "report.html"
+        report.write_text("<html>")
+        assert tracker.finish(report, ["It is better."], winner=trials[0].name) == 0
         assert_each_once(tracker.uri)
+        (version,) = MlflowClient(tracker.uri).search_model_versions("name = 's'")
+        assert version.tags == {"trial": trials[0].name}
     assert not tracker.spool_file.exists()
     assert "MLflow does not answer" in " ".join(said)
 
