@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -82,10 +83,7 @@ class Postgres:
         self._programs, self._data = programs, folder / "data"
         self.port = free_port()
         self._user = "postgres" if os.getuid() == 0 else None  # which it refuses to run as
-        folder.mkdir()
         if self._user:
-            for place in (folder, *folder.parents[:3]):
-                place.chmod(0o755)
             os.chown(folder, pwd.getpwnam(self._user).pw_uid, -1)
         self._run("initdb", "-D", str(self._data), "-A", "trust", "-U", "runs", "--no-sync")
         options = f"-p {self.port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
@@ -99,25 +97,27 @@ class Postgres:
         self._run("pg_ctl", "-D", str(self._data), "-m", "immediate", "-w", "stop")
 
     def _run(self, program: str, *arguments: str) -> None:
-        subprocess.run(
+        done = subprocess.run(
             [self._programs / program, *arguments],
-            check=True,
             user=self._user,
             cwd="/",
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
+            text=True,
         )
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture
-def postgres(tmp_path: Path) -> Iterator[Postgres]:
+def postgres() -> Iterator[Postgres]:
     found = [*sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")), shutil.which("initdb")]
     programs = [Path(each).parent for each in found if each]
     if not programs:
         pytest.skip("PostgreSQL is not installed")
-    made = Postgres(programs[0], tmp_path / "postgres")
-    yield made
-    made.stop()
+    with tempfile.TemporaryDirectory() as folder:  # pytest keeps its own from other users
+        made = Postgres(programs[0], Path(folder))
+        yield made
+        made.stop()
 
 
 @contextlib.contextmanager
