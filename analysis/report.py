@@ -121,13 +121,49 @@ def draw(results: Results, verdict: Verdict) -> dict[str, tuple[str, str]]:
     points, unscored = search_points(results, marks, _split(verdict))
     curves = results.curves[results.curves["name"].isin(marks.index)]
     curves = curves.assign(mark=curves["name"].map(marks))
+    drawn = _contrasts(verdict) | _trials(results, verdict, points, unscored)
+    drawn["curves"] = (
+        figures.learning_curves(curves),
+        "Dotted, with a hollow end: stopped early or failed, so not compared.",
+    )
+    if verdict.of_cells:
+        drawn["interactions"] = (
+            factor_figures.interaction_lines(points, factor_names(results)),
+            "Mean score of the cells with two levels: lines that are not parallel are an "
+            "interaction. This describes the cells and tests nothing.",
+        )
+    return drawn
+
+
+def _contrasts(verdict: Verdict) -> dict[str, tuple[str, str]]:
+    """The forests of the tested differences."""
+    one = "cell" if verdict.of_cells else "winner"
     families = [
-        (
-            f"{'cell' if verdict.of_cells else 'winner'} against the control",
-            verdict.against_control,
-        ),
+        (f"{one} against the control", verdict.against_control),
         ("winner against the best untrained", verdict.against_untrained),
     ]
+    over = (
+        f"all contrasts of cells; the {figures.MOST_ROWS} surest are shown."
+        if verdict.of_cells
+        else "the categories of its panel: each panel is a family of its own."
+    )
+    return {
+        "forest": (
+            figures.forest(families),
+            f"Difference with its 95 % interval. Filled: Holm p below 0.05, corrected over {over}",
+        ),
+        "effects": (
+            figures.forest([("main effects", verdict.main_effects)], "effects"),
+            "Each level against the control's, with its 95 % interval. Filled: Holm p below 0.05, "
+            f"corrected over all main effects; the {figures.MOST_ROWS} surest are shown.",
+        ),
+    }
+
+
+def _trials(
+    results: Results, verdict: Verdict, points: pd.DataFrame, unscored: int
+) -> dict[str, tuple[str, str]]:
+    """Scores against costs, and by the levels of parameters."""
     kind = "run of the cells" if verdict.of_cells else "search trial"
     left_out = f" Not shown: {unscored} {kind}s without all scores." if unscored else ""
     star = "winner of a category" if verdict.against_control else "best trial of the search"
@@ -140,36 +176,11 @@ def draw(results: Results, verdict: Verdict) -> dict[str, tuple[str, str]]:
     )
     source = "cells" if verdict.of_cells else "search"
     return {
-        "forest": (
-            figures.forest(families),
-            "Difference with its 95 % interval. Filled: Holm p below 0.05, corrected over "
-            + (
-                f"all contrasts of cells; the {figures.MOST_ROWS} surest are shown."
-                if verdict.of_cells
-                else "the categories of its panel: each panel is a family of its own."
-            ),
-        ),
-        "effects": (
-            figures.forest([("main effects", verdict.main_effects)], "effects"),
-            "Each level against the control's, with its 95 % interval. Filled: Holm p below 0.05, "
-            f"corrected over all main effects; the {figures.MOST_ROWS} surest are shown.",
-        ),
-        "interactions": (
-            factor_figures.interaction_lines(points, factor_names(results))
-            if verdict.of_cells
-            else "",
-            "Mean score of the cells with two levels: lines that are not parallel are an "
-            "interaction. This describes the cells and tests nothing.",
-        ),
         "cost": (
             figures.cost(points),
             f"Each finished {kind} once; star: {star}; diamond: control. A line joins "
             "the trials that none of lower cost reaches. Seconds depend on what else ran at the "
             f"same time, so they have no line.{left_out}",
-        ),
-        "curves": (
-            figures.learning_curves(curves),
-            "Dotted, with a hollow end: stopped early or failed, so not compared.",
         ),
         "strips": (
             figures.parameter_strips(points, parameter_columns(results.trials)),

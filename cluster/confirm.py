@@ -15,12 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.arguments import value, with_flags
+from cluster.arguments import value
 from cluster.command_line import parse, this_run
-from cluster.dispatch.slots import ClusterLostError
+from cluster.exits import exit_code
 from cluster.search import place_of
 from cluster.settings import StudyConfig
-from trainables.assets import AssetError
 from trainables.config import ConfigError
 from trainables.faults import check, number, whole_or_none
 from trainables.overlay import from_dict
@@ -62,20 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; return its exit code."""
     arguments, unknown = parse(parser(), argv)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    try:
-        return _run(arguments, unknown)
-    except ConfigError as error:
-        sys.stderr.write(f"{with_flags(str(error))}\n")
-        return 2
-    except AssetError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    except ClusterLostError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    except KeyboardInterrupt:
-        sys.stderr.write("\nInterrupted. The same command continues where this left off.\n")
-        return 130
+    return exit_code(lambda: _run(arguments, unknown))
 
 
 def _run(arguments: argparse.Namespace, unknown: dict[str, str | None]) -> int:

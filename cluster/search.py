@@ -13,12 +13,11 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cluster.arguments import no_file, set_fault, settings, value, with_flags
+from cluster.arguments import no_file, set_fault, settings, value
 from cluster.command_line import parse, parser
 from cluster.dispatch.losses import Patience
-from cluster.dispatch.slots import CONFIRM_UNDER, ClusterLostError
-from trainables.assets import AssetError
-from trainables.config import ConfigError
+from cluster.dispatch.slots import CONFIRM_UNDER
+from cluster.exits import exit_code
 from trainables.faults import number, one_of, whole_or_none
 
 if TYPE_CHECKING:
@@ -29,20 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; return its exit code."""
     arguments, unknown = parse(parser(__doc__), argv)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    try:
-        return _run(arguments, unknown)
-    except ConfigError as error:
-        sys.stderr.write(f"{with_flags(str(error))}\n")
-        return 2
-    except AssetError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    except ClusterLostError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    except KeyboardInterrupt:
-        sys.stderr.write("\nInterrupted. The same command continues where this left off.\n")
-        return 130
+    return exit_code(lambda: _run(arguments, unknown))
 
 
 def _run(arguments: argparse.Namespace, unknown: dict[str, str | None]) -> int:
