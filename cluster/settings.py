@@ -20,6 +20,7 @@ from trainables.overlay import as_dict, flatten
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 Mode = Literal["search", "factorial"]
 Told = Literal["main", "pairs"]  # main effects; two-factor interactions too
+IDENTITY = "study.id"  # the file that tells a study from others of its name
 SCORE = "score"  # the one that is maximised
 OBJECTIVES = (
     SCORE,
@@ -85,7 +86,7 @@ class StudyConfig:
                 "num_startup": whole_or_none(self.num_startup, at_least=1),
                 "pruner": one_of(self.pruner, pruners.NAMES)
                 or self._one_objective_fault(pruners.NAMES[:-1], self.pruner, "'none'"),
-                "first_rung": whole_or_none(self.first_rung, at_least=1),
+                "first_rung": whole_or_none(self.first_rung, at_least=1) or self._rung_fault(),
                 "factor": whole(self.factor, at_least=2),
                 "race": number(self.race, at_least=0, below=1) or self._race_fault(),
                 "storage": storage.fault(self.storage),
@@ -115,6 +116,17 @@ class StudyConfig:
         if len(self.objectives) == 1 or got not in which:
             return None
         return f"with several objectives expected {instead}, got {got!r}"
+
+    def _rung_fault(self) -> str | None:
+        """Return the fault of a first rung that no trial comes to before its end."""
+        training = self.base.training
+        first, every = self.first_rung or training.report_every, training.report_every
+        if self.pruner not in pruners.WITH_RUNGS or -(-first // every) * every < training.steps:
+            return None
+        return (
+            f"expected a reporting step before the last, {training.steps}, got {first}; give "
+            "another one, or a smaller training.report_every"
+        )
 
     def _tuned_faults(self) -> dict[str, str | None]:
         faults: dict[str, str | None] = {}
@@ -152,7 +164,7 @@ def to_plain(config: StudyConfig) -> dict[str, Any]:
 
 def study_identity(folder: Path) -> str:
     """Return what tells the study in a folder from others of its name, made at the first call."""
-    file = folder / "study.id"
+    file = folder / IDENTITY
     if not file.exists():
         partial = file.with_suffix(".partial")
         partial.write_text(uuid.uuid4().hex)

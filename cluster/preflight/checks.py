@@ -117,9 +117,9 @@ def _closest(study: Mapping[str, Any], trial: Mapping[str, Any], faults: Faults)
         try:
             config = StudyConfig(**fields, base=base)
         except ConfigError as error:
-            lines = str(error).splitlines()
-            faults.note(lines)
-            wrong = {line.partition(":")[0].partition(".")[0] for line in lines} & fields.keys()
+            found = {line: _field(line) for line in str(error).splitlines()}
+            faults.note(line for line, field in found.items() if field not in refused)
+            wrong = set(found.values()) & fields.keys()
             wrong = wrong or set(fields)  # a default that does not suit what was given
             refused |= wrong
             fields = {name: value for name, value in fields.items() if name not in wrong}
@@ -127,6 +127,11 @@ def _closest(study: Mapping[str, Any], trial: Mapping[str, Any], faults: Faults)
     return _Given(
         config=config, shape=shape or usual, shape_known=shape is not None, refused=refused
     )
+
+
+def _field(line: str) -> str:
+    """Return the field of a study that a fault is about."""
+    return line.partition(":")[0].partition(".")[0]
 
 
 def _trial(trial: Mapping[str, Any]) -> TrialConfig:

@@ -134,7 +134,7 @@ def forecast(
 def acts_of_search(config: StudyConfig, num_designs: int | None = None) -> tuple[Act, ...]:
     """Return the acts of a search that stops nothing early, of at most `num_designs`."""
     num_trials = min(config.num_trials, num_designs or config.num_trials)
-    finalists = min(config.num_finalists, max(num_trials - 1, 0))
+    finalists = num_finalists(config, num_trials)
     return (
         Act(name="search", num_trained=num_trials, num_untrained=0, split="choosing"),
         Act(
@@ -144,6 +144,11 @@ def acts_of_search(config: StudyConfig, num_designs: int | None = None) -> tuple
             split="confirming",
         ),
     )
+
+
+def num_finalists(config: StudyConfig, num_trials: int) -> int:
+    """Return how many designs are confirmed at the most: the control is one of the trials."""
+    return min(config.num_finalists, num_trials - 1)
 
 
 def _some(drawn: Sequence[Overlay], shape: Shape) -> list[Overlay]:

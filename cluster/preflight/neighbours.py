@@ -11,18 +11,17 @@ from filelock import FileLock, Timeout
 
 from cluster.observers.tracking import tracking_uri
 from cluster.preflight.faults import Faults
-from cluster.preflight.storages import is_filled, sqlite_file, storage_fault
-from cluster.settings import StudyConfig, check_kept
+from cluster.preflight.storages import is_filled, storage_fault
+from cluster.settings import IDENTITY, StudyConfig, check_kept
 from cluster.study import priors
 from cluster.study.earlier_runs import SCHEME, earlier_runs
 from cluster.study.opening import OWNER, claim
-from cluster.study.storage import hidden, open_storage
+from cluster.study.storage import hidden, open_storage, sqlite_file
 from search_spaces.spaces import SPACES
 from trainables.config import ConfigError, TrialConfig
 from trainables.faults import check
 
 LOCK = "driver.lock"
-IDENTITY = "study.id"
 
 
 def check_neighbours(

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from textwrap import wrap
 
 from cluster.dispatch.slots import Slots, check_memory
-from cluster.preflight.forecast import Forecast
+from cluster.preflight.forecast import Forecast, num_finalists
 from cluster.settings import StudyConfig
 from trainables.config import ConfigError
 from trainables.estimate import estimate
@@ -156,10 +156,11 @@ def plan_of_search(config: StudyConfig, made: Forecast) -> list[str]:
     num_trials = made.acts[0].num_trained
     asked = config.num_trials
     fewer = f", and no more ({asked} were asked for)" if num_trials < asked else ""
+    best = num_finalists(config, num_trials)
     return [
         f"search: {num_trials} designs of {config.space}, the control among them{fewer}",
-        f"confirm: the best {config.num_finalists} and the control, {config.num_seeds} fresh "
-        "seeds of each; untrained models beside them",
+        f"confirm: the best {best} and the control, {config.num_seeds} fresh seeds of each; "
+        "untrained models beside them",
     ]
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from cluster.preflight.folders import folder_fault
+from cluster.study.storage import sqlite_file
 
 TIMEOUT_S = 3  # for a server's answer
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
@@ -32,15 +32,6 @@ def sqlite_fault(uri: str) -> str | None:
             return f"expected an SQLite file, got another kind of file at {file}"
         return None if os.access(file, os.W_OK) else f"expected to be allowed to write {file}"
     return folder_fault(file.absolute().parent)
-
-
-def sqlite_file(uri: str) -> Path:
-    """Return the file of a SQLite database.
-
-    >>> str(sqlite_file("sqlite:////shared/s.db")), str(sqlite_file("sqlite:///s.db"))
-    ('/shared/s.db', 's.db')
-    """
-    return Path(urlsplit(uri).path.removeprefix("/") or "/")
 
 
 def storage_fault(url: str) -> str | None:

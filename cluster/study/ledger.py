@@ -10,21 +10,19 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from cluster.study import racing
 from cluster.study.asking import Asking, Drawings
 from cluster.study.mirror import PAUSED, STOPPED, mirrored
 from cluster.study.pruners import Halving
+from cluster.study.racing import SCORES, Race
 from cluster.study.trials import Assignment, Ending, Observer, Proposal, Status, mean_score
 from trainables.overlay import from_dict
-
-SCORES = "scores"  # a user attribute of a finished trial: its score on each task
 
 
 @dataclass(kw_only=True)
@@ -33,9 +31,14 @@ class _Live:
 
     assignment: Assignment
     told: set[int]  # steps that the study knows
-    curve: dict[int, dict[str, float]] = field(default_factory=dict)
+    reports: dict[int, dict[str, float]] = field(default_factory=dict)  # by step
     halt: str | None = None  # why it is to stop: paused or stopped
     reason: str | None = None  # of a stop that is no pruner's
+
+    @property
+    def curve(self) -> list[dict[str, float]]:
+        """The reports in the order of their steps."""
+        return [self.reports[step] for step in sorted(self.reports)]
 
 
 class Ledger:
@@ -70,8 +73,7 @@ class Ledger:
         self._observers = list(observers)
         self._halving = halving
         self._objectives = tuple(objectives)
-        self._race = race
-        self._rivals: dict[int, tuple[float, dict[str, float]]] = {}  # score, and of each task
+        self._race = Race(race) if race else None
         self._link = link
         self._num_kept = self.num_ended = 0
         self._interrupted: list[int] = []
@@ -95,8 +97,8 @@ class Ledger:
         if self._halving:
             self._halving.note(trial.number, trial.intermediate_values)
         if trial.state.is_finished():
-            if SCORES in user and trial.values:
-                self._rivals[trial.number] = (trial.values[0], user[SCORES])
+            if self._race and SCORES in user:
+                self._race.note(trial.number, trial.values[0], user[SCORES])
             self.num_ended += 1
             self._drop_checkpoints(trial.number)  # a kill may have come before
         elif user.get(STOPPED):
@@ -128,9 +130,7 @@ class Ledger:
         """
         while self._halted:
             self._end_halted(self._halted.pop(0), STOPPED)
-        number = self._continued()
-        if number is None:
-            number = self._promoted()
+        number = self._interrupted.pop(0) if self._interrupted else self._promoted()
         if number is None:
             number = self._new()
         if number is not None:
@@ -165,7 +165,7 @@ class Ledger:
     def report(self, number: int, report: dict[str, float]) -> bool:
         """Record a report, a repeated one once; return whether to stop the trial."""
         live, step = self._live[number], int(report["step"])
-        live.curve[step] = report
+        live.reports[step] = report
         if step not in live.told:
             for observer in self._observers:
                 observer.reported(live.assignment, report)
@@ -174,8 +174,7 @@ class Ledger:
                 self._mirror.set_trial_intermediate_value(number, step, report["quick_score"])
                 live.halt = self._halt(live.assignment, step, report["quick_score"])
                 if live.halt:
-                    curve = [live.curve[step] for step in sorted(live.curve)]
-                    self._mirror.set_trial_user_attr(number, live.halt, {"curve": curve})
+                    self._mirror.set_trial_user_attr(number, live.halt, {"curve": live.curve})
         return live.halt is not None
 
     def scored(self, number: int, event: Mapping[str, Any]) -> bool:
@@ -184,17 +183,15 @@ class Ledger:
         The control is never stopped, nor is anything before a first design has all its scores.
         """
         live = self._live[number]
-        if not self._race or not self._rivals or live.assignment.role != "search":
+        if not self._race or live.assignment.role != "search":
             return False
-        best = max(self._rivals, key=lambda n: (self._rivals[n][0], -n))
-        rival = self._rivals[best][1]
-        reason = racing.lost(event["scores"], rival, event["num_tasks"], self._race)
-        if reason:
-            live.halt, live.reason = STOPPED, f"lost to trial {best} on {reason}"
-            curve = [live.curve[step] for step in sorted(live.curve)]
-            kept = {"curve": curve, "reason": live.reason}
-            self._mirror.set_trial_user_attr(number, STOPPED, kept)
-        return reason is not None
+        live.reason = self._race.lost(event["scores"], event["num_tasks"])
+        if live.reason is None:
+            return False
+        live.halt = STOPPED
+        kept = {"curve": live.curve, "reason": live.reason}
+        self._mirror.set_trial_user_attr(number, STOPPED, kept)
+        return True
 
     def _halt(self, trial: Assignment, step: int, value: float) -> str | None:
         """Return whether a trial is to be paused or stopped."""
@@ -219,7 +216,7 @@ class Ledger:
         """Record that a trial was stopped, as `report` told: it is paused, or ends."""
         live = self._live[number]
         if live.halt != PAUSED:
-            reason = live.reason or f"stopped early at step {max(live.curve, default=0)}"
+            reason = live.reason or f"stopped early at step {max(live.reports, default=0)}"
             self._end(number, Ending(status="pruned", reason=reason))
             return
         del self._live[number]
@@ -236,12 +233,7 @@ class Ledger:
 
     def _end(self, number: int, ending: Ending) -> None:
         live = self._live.pop(number)
-        ending = Ending(
-            status=ending.status,
-            reason=ending.reason,
-            outcome=ending.outcome,
-            curve=tuple(live.curve[step] for step in sorted(live.curve)),
-        )
+        ending = replace(ending, curve=tuple(live.curve))
         self._tell(live.assignment, ending)
 
     def _end_halted(self, number: int, halt: str) -> None:
@@ -253,8 +245,7 @@ class Ledger:
         step = int(kept["curve"][-1]["step"]) if kept["curve"] else 0
         reason = kept.get("reason") or f"{verb} at step {step}"
         ending = Ending(status="pruned", reason=reason, curve=tuple(kept["curve"]))
-        assignment = self._assignment(trial)
-        self._tell(assignment, ending)
+        self._tell(self._assignment(trial), ending)
 
     def _tell(self, assignment: Assignment, ending: Ending) -> None:
         number = assignment.number
@@ -277,7 +268,7 @@ class Ledger:
         if self._race and ending.outcome and ending.score is not None:
             scores = dict(ending.outcome["scores"])
             self._mirror.set_trial_user_attr(number, SCORES, scores)
-            self._rivals[number] = (ending.score, scores)
+            self._race.note(number, ending.score, scores)
 
     def _folder_of(self, number: int) -> Path:
         return self._folder / f"{number:04d}"
@@ -285,9 +276,6 @@ class Ledger:
     def _drop_checkpoints(self, number: int) -> None:
         """Remove what a finished trial has no more use for."""
         shutil.rmtree(self._folder_of(number) / "checkpoints", ignore_errors=True)
-
-    def _continued(self) -> int | None:
-        return self._interrupted.pop(0) if self._interrupted else None
 
     def _promoted(self) -> int | None:
         number = self._halving.promotable(self._paused) if self._halving else None

@@ -23,6 +23,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 MOST_LOOKS = 3
+SCORES = "scores"  # a user attribute of a finished trial: its score on each task
+
+
+class Race:
+    """What designs are raced against: the best of those that have all their scores."""
+
+    def __init__(self, alpha: float) -> None:
+        """Drop an equal design with a probability of `alpha` at the most."""
+        self._alpha = alpha
+        self._rivals: dict[int, tuple[float, Mapping[str, float]]] = {}
+
+    def note(self, number: int, score: float, scores: Mapping[str, float]) -> None:
+        """Take in a design that has `score` in all, and `scores` on its tasks."""
+        self._rivals[number] = score, scores
+
+    def lost(self, scores: Mapping[str, float], num_tasks: int) -> str | None:
+        """Return why a design is dropped that has `scores` on the first of its tasks, or None."""
+        if not self._rivals:
+            return None
+        best = max(self._rivals, key=lambda number: (self._rivals[number][0], -number))
+        reason = lost(scores, self._rivals[best][1], num_tasks, self._alpha)
+        return reason and f"lost to trial {best} on {reason}"
 
 
 def lost(

@@ -8,6 +8,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage
@@ -115,12 +116,16 @@ def _cut_half_line(file: Path) -> None:
 def open_storage(url: str | None, folder: Path) -> BaseStorage:
     """Return the database at `url`, or the journal file in a study's folder.
 
+    The folder of a SQLite file need not be there.
+
     Raises:
         ConfigError: If the database cannot be opened.
     """
     if url is None:
         return journal(folder)
     try:
+        if url.startswith("sqlite"):
+            sqlite_file(url).parent.mkdir(parents=True, exist_ok=True)
         return optuna.storages.get_storage(url)
     except Exception as error:  # whatever the database's driver raises
         raise ConfigError(
@@ -131,6 +136,15 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
 def journal(folder: Path) -> Journal:
     """Return the journal of a study's folder, which is on a local or a shared disk."""
     return Journal(File(folder / "study.journal"))
+
+
+def sqlite_file(uri: str) -> Path:
+    """Return the file of a SQLite database.
+
+    >>> str(sqlite_file("sqlite:////shared/s.db")), str(sqlite_file("sqlite:///s.db"))
+    ('/shared/s.db', 's.db')
+    """
+    return Path(urlsplit(uri).path.removeprefix("/") or "/")
 
 
 def hidden(url: str | None) -> str | None:

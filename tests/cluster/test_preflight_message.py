@@ -46,6 +46,13 @@ def faults(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> list[str
     return [line.partition(": ")[0] for line in capsys.readouterr().err.splitlines()]
 
 
+def test_the_default_of_what_is_refused_is_no_second_fault(
+    capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    several = ["--objectives", "score", "embedding_size", "--pruner", "halving"]
+    assert faults(capsys, [*arguments, *several]) == ["--pruner"]
+
+
 def test_settings_designs_and_neighbours_are_faulted_together(
     capsys: pytest.CaptureFixture[str], arguments: list[str], tmp_path: Path
 ) -> None:

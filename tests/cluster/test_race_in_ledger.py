@@ -77,12 +77,12 @@ def test_who_leads_and_who_is_the_control_goes_on(tmp_path: Path) -> None:
     ledger, _, _ = open_race(tmp_path)
     trials = [take(ledger) for _ in range(4)]
     control = next(t for t in trials if t.role == "control")
-    one, other, _ = (t for t in trials if t.role == "search")
+    one, other, third = (t for t in trials if t.role == "search")
     finish(ledger, one, 0.5)
     assert not ledger.scored(control.number, scored(6, 0.1))
     assert not ledger.scored(other.number, scored(6, 0.9))
     finish(ledger, other, 0.9)
-    assert ledger._rivals[other.number][0] > ledger._rivals[one.number][0]
+    assert ledger.scored(third.number, scored(6, 0.6))  # it is ahead of `one`
 
 
 def test_without_a_race_nobody_is_dropped(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from cluster.settings import StudyConfig, study_identity, to_plain, write_once
 from cluster.study.opening import claim
-from trainables.config import ConfigError
+from trainables.config import ConfigError, TrialConfig
+from trainables.overlay import overlay
 
 
 def test_all_faults_are_named_together() -> None:
@@ -75,6 +76,16 @@ def test_several_objectives_are_not_pruned() -> None:
         StudyConfig(objectives=objectives)
     expected = "pruner: with several objectives expected 'none', got 'percentile'"
     assert str(raised.value) == expected
+
+
+@pytest.mark.parametrize(("first_rung", "every"), [(16, 2), (15, 2), (None, 16)])
+def test_trials_are_compared_before_they_end(first_rung: int | None, every: int) -> None:
+    base = overlay(TrialConfig(), {"training.steps": 16, "training.report_every": every})
+    given = StudyConfig(base=base, first_rung=first_rung)
+    with pytest.raises(ConfigError, match="first_rung: expected a reporting step before the last"):
+        dataclasses.replace(given, pruner="halving")
+    longer = overlay(base, {"training.steps": 64})
+    dataclasses.replace(given, pruner="halving", base=longer)
 
 
 def test_a_database_is_kept_without_its_password() -> None:

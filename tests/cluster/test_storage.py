@@ -117,4 +117,9 @@ def test_what_is_no_database_is_named(tmp_path: Path) -> None:
     expected = "expected a database URL such as sqlite:////shared/studies.db, got 'outputs'"
     assert fault("outputs") == expected
     with pytest.raises(ConfigError, match="storage: expected a database that opens, got"):
-        open_storage(f"sqlite:///{tmp_path}/none/s.db", tmp_path)
+        open_storage(f"sqlite:///{tmp_path}", tmp_path)
+
+
+def test_a_database_file_is_made_with_its_folder(tmp_path: Path) -> None:
+    study_in(open_storage(f"sqlite:///{tmp_path}/new/s.db", tmp_path))
+    assert (tmp_path / "new/s.db").is_file()
