@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from analysis.arrays import FloatArray
 from analysis.contrasts import ALPHA
 from analysis.inference.corrections import Correction
-from analysis.pseudovalues import FloatArray
 
 SHOWN = 3  # names of missing tasks
 

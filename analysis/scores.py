@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.pseudovalues import FloatArray
+from analysis.arrays import FloatArray
 
 COLUMNS = ("model", "category", "task", "score")
 SEED = "seed"

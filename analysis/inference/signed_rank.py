@@ -17,7 +17,7 @@ from typing import Literal
 
 import numpy as np
 
-from analysis.pseudovalues import FloatArray, IntArray
+from analysis.arrays import FloatArray, IntArray
 
 Zeros = Literal["wilcox", "pratt"]
 MOST_TASKS = 1000  # 2^-n is a normal number up to here

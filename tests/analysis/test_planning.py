@@ -13,11 +13,11 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from analysis.arrays import FloatArray
 from analysis.contrasts import compare
 from analysis.noise import Noise, noise_of
 from analysis.planning import Plan, look_ahead, main, power_over_tasks, variance_shares
 from analysis.power import power
-from analysis.pseudovalues import FloatArray
 from analysis.scores import ScoresError, scores_from
 from tests.analysis.conftest import Study
 
