@@ -21,7 +21,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import optimize, special
 
-from analysis.pseudovalues import FloatArray, SeedsByItems
+from analysis.arrays import FloatArray
+from analysis.pseudovalues import SeedsByItems
 
 ALPHA = 0.05  # intervals cover 1 - ALPHA, findings need a corrected p below it
 SMALLEST_P = 1e-100  # no p is 0; far below it scipy loses the quantile and returns -inf

@@ -24,7 +24,7 @@ from typing import Literal
 
 import numpy as np
 
-from analysis.pseudovalues import FloatArray
+from analysis.arrays import FloatArray
 from analysis.table import is_missing
 
 Levels = Mapping[str, str]  # of one cell, by factor; a factor without a meaning in it is absent

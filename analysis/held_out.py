@@ -10,10 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import rankdata, t
 
-from analysis.score_table import Floats, Ints
+from analysis.arrays import BoolArray, FloatArray, IntArray
 from analysis.subsets import Moments, Rule, Score
 
 CHOSEN = "chosen"  # the rule that was best inside the training folds
@@ -21,7 +20,6 @@ NUM_INNER = 5  # folds that choose among rules
 STRENGTHS = (0.01, 0.1, 1.0)
 LEVEL = 0.95
 
-Mask = NDArray[np.bool_]
 Search = Callable[[Score], tuple[int, ...]]
 """From how good sets are to the best set of tasks."""
 
@@ -31,13 +29,13 @@ class Suite:
     """A learned set of tasks, and what it says a model's full mean is."""
 
     tasks: tuple[int, ...]
-    weights: Floats
+    weights: FloatArray
     intercept: float
     rule: Rule
 
-    def predict(self, scores: Floats) -> Floats:
+    def predict(self, scores: FloatArray) -> FloatArray:
         """Return the predicted full mean [n] of models with `scores` [n, all tasks]."""
-        predicted: Floats = self.intercept + scores[:, list(self.tasks)] @ self.weights
+        predicted: FloatArray = self.intercept + scores[:, list(self.tasks)] @ self.weights
         return predicted
 
 
@@ -45,13 +43,13 @@ class Suite:
 class HeldOut:
     """What was said of each model by what was learned without it, under one rule."""
 
-    predicted: Floats  # [repeats, models]
+    predicted: FloatArray  # [repeats, models]
     suites: tuple[Suite, ...]  # of each repeat and fold
 
-    def chosen_share(self, num_tasks: int) -> Floats:
+    def chosen_share(self, num_tasks: int) -> FloatArray:
         """Return in which share of the folds each task was chosen."""
         counts = np.bincount([t for s in self.suites for t in s.tasks], minlength=num_tasks)
-        shares: Floats = counts / len(self.suites)
+        shares: FloatArray = counts / len(self.suites)
         return shares
 
     def overlap(self) -> float:
@@ -74,7 +72,7 @@ class Correlation:
     num_models: int
 
 
-def rules(kinds: Ints) -> dict[str, tuple[Rule, ...]]:
+def rules(kinds: IntArray) -> dict[str, tuple[Rule, ...]]:
     """Return the rules by name; of a name with several, inner folds take the best."""
     return {
         "mean": (Rule(name="mean"),),
@@ -84,9 +82,9 @@ def rules(kinds: Ints) -> dict[str, tuple[Rule, ...]]:
 
 
 def learn(
-    scores: Floats,
-    target: Floats,
-    groups: Ints,
+    scores: FloatArray,
+    target: FloatArray,
+    groups: IntArray,
     search: Search,
     families: Mapping[str, Sequence[Rule]],
     generator: np.random.Generator,
@@ -109,7 +107,7 @@ def learn(
     return {**suites, CHOSEN: suites[chosen]}
 
 
-def fit(scores: Floats, target: Floats, search: Search, rule: Rule) -> Suite:
+def fit(scores: FloatArray, target: FloatArray, search: Search, rule: Rule) -> Suite:
     """Return the best suite of a rule for these models, and its weights."""
     moments = Moments.of(scores, target)
     tasks = search(lambda subsets: moments.explained(subsets, rule))
@@ -119,9 +117,9 @@ def fit(scores: Floats, target: Floats, search: Search, rule: Rule) -> Suite:
 
 
 def hold_out(
-    scores: Floats,
-    target: Floats,
-    groups: Ints,
+    scores: FloatArray,
+    target: FloatArray,
+    groups: IntArray,
     search: Search,
     families: Mapping[str, Sequence[Rule]],
     *,
@@ -145,7 +143,7 @@ def hold_out(
     return {n: HeldOut(predicted=predicted[n], suites=tuple(suites[n])) for n in names}
 
 
-def split(groups: Ints, num_folds: int, generator: np.random.Generator) -> Ints:
+def split(groups: IntArray, num_folds: int, generator: np.random.Generator) -> IntArray:
     """Return the fold of each model: groups whole and by lot, large ones first, folds alike."""
     numbers, place, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     order = generator.permutation(len(numbers))
@@ -159,7 +157,11 @@ def split(groups: Ints, num_folds: int, generator: np.random.Generator) -> Ints:
 
 
 def correlate(
-    predicted: Floats, target: Floats, groups: Ints, among: Mask, wanted: float = 0.0
+    predicted: FloatArray,
+    target: FloatArray,
+    groups: IntArray,
+    among: BoolArray,
+    wanted: float = 0.0,
 ) -> Correlation:
     """Return Spearman's correlation of `predicted` [repeats, models] with the full mean.
 
@@ -187,7 +189,7 @@ def correlate(
     )
 
 
-def spearman(left: Floats, right: Floats) -> float:
+def spearman(left: FloatArray, right: FloatArray) -> float:
     """Return Spearman's rank correlation; 0 where one side is constant.
 
     >>> spearman(np.array([1.0, 2.0, 3.0]), np.array([2.0, 9.0, 4.0]))
@@ -198,14 +200,16 @@ def spearman(left: Floats, right: Floats) -> float:
     return float(one @ other) / scale if scale else 0.0
 
 
-def _mean_z(predicted: Floats, target: Floats) -> float:
+def _mean_z(predicted: FloatArray, target: FloatArray) -> float:
     almost = 1 - 1e-9  # a perfect rank order has no finite z
     return float(
         np.mean([math.atanh(np.clip(spearman(p, target), -almost, almost)) for p in predicted])
     )
 
 
-def _error(scores: Floats, target: Floats, fold: Ints, search: Search, rule: Rule) -> float:
+def _error(
+    scores: FloatArray, target: FloatArray, fold: IntArray, search: Search, rule: Rule
+) -> float:
     """Return the mean squared error on models that a suite was not learned from."""
     errors = np.empty(len(target))
     for number in np.unique(fold):

@@ -48,7 +48,12 @@ def noise_of(scores: Scores, category: str | None = None) -> Noise:
     parts = np.array([_parts(each) for each in crossed or known])
     seed, task, rest = (float(part) for part in np.median(parts, axis=0))
     about = "" if crossed else ", one seed, so nothing is known of seeds"
-    return Noise(seed=seed, task=task, rest=rest, source=f"median of {len(parts)} pairs{about}")
+    return Noise(
+        seed=seed,
+        task=task,
+        rest=rest,
+        source=f"median of {len(parts)} {'pair' if len(parts) == 1 else 'pairs'}{about}",
+    )
 
 
 def _parts(cells: "np.ndarray[tuple[int, int], np.dtype[np.float64]]") -> list[float]:

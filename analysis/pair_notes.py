@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from analysis.arrays import FloatArray
 from analysis.contrasts import ALPHA
 from analysis.inference.corrections import Correction
-from analysis.pseudovalues import FloatArray
 
 SHOWN = 3  # names of missing tasks
 
@@ -56,8 +56,8 @@ def _gap(model: str, gap: Sequence[int], tasks: Sequence[str]) -> str:
 
 
 def _few(moved: int, number: int) -> str:
-    which = "" if moved == number else " that differ"
-    tasks = "task" if moved == 1 else "tasks"
+    tasks, differ = ("task", "differs") if moved == 1 else ("tasks", "differ")
+    which = "" if moved == number else f" that {differ}"
     return (
         f"too few: with {moved} {tasks}{which} the smallest two-sided exact p is "
         f"{2.0 ** (1 - moved):g}"

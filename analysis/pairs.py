@@ -15,12 +15,12 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from analysis.arrays import FloatArray, IntArray
 from analysis.inference.corrections import CORRECTIONS, Correction
 from analysis.inference.effects import mean_difference
 from analysis.inference.related import cluster_means, clusters
 from analysis.inference.signed_rank import Zeros, signed_rank
 from analysis.pair_notes import notes
-from analysis.pseudovalues import FloatArray, IntArray
 from analysis.scores import ALL, Scores
 
 KEYS = (

@@ -129,10 +129,12 @@ def sentences(plan: Plan, noise: Noise, outlook: Outlook) -> list[str]:
         f"{outlook.detectable:.3g}.",
     ]
     if outlook.false_claims > 1.2 * plan.level:
+        alone = plan.seeds == 1
+        seeds, other = ("seed", "errs with one seed too") if alone else ("seeds", "does not")
         text.append(
             f"Wilcoxon's test over tasks claims a difference {_percent(outlook.false_claims)} of "
             f"the time where there is none ({_percent(plan.level)} promised): the luck of "
-            f"{plan.seeds} seeds reaches all tasks. The test over seeds and tasks does not."
+            f"{plan.seeds} {seeds} reaches all tasks. The test over seeds and tasks {other}."
         )
     if plan.seeds == 1:
         text.append("One seed: neither test covers the variation between training runs.")
@@ -159,8 +161,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     outlook = look_ahead(plan, noise, np.random.default_rng(SEED))
     if given.format == "json":
-        found = {"plan": asdict(plan), "noise": asdict(noise), "outlook": asdict(outlook)}
-        sys.stdout.write(json.dumps(found, indent=1) + "\n")
+        seen = asdict(outlook)
+        if math.isinf(outlook.detectable):
+            seen["detectable"] = None
+        found = {"plan": asdict(plan), "noise": asdict(noise), "outlook": seen}
+        sys.stdout.write(json.dumps(found, indent=1, allow_nan=False) + "\n")
     else:
         sys.stdout.write("".join(f"{line}\n" for line in sentences(plan, noise, outlook)))
     return 0

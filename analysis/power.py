@@ -16,8 +16,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import optimize, special
 
+from analysis.arrays import FloatArray
 from analysis.contrasts import Contrast, Share, shares
-from analysis.pseudovalues import FloatArray
 
 POWER = 0.8
 FEW_SEEDS = 10  # with fewer, an estimated standard deviation may be wrong by a factor of two

@@ -16,10 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from analysis import held_out, subsets
+from analysis.arrays import FloatArray, IntArray
 from analysis.proxy_wording import Findings, Learned, as_dict, draw, sentences
 from analysis.score_table import (
-    Floats,
-    Ints,
     ScoreTable,
     aliases,
     of_study,
@@ -118,7 +117,7 @@ def learn(options: argparse.Namespace) -> Findings:
     )
 
 
-def _check(options: argparse.Namespace, table: ScoreTable, groups: Ints) -> None:
+def _check(options: argparse.Namespace, table: ScoreTable, groups: IntArray) -> None:
     """Refuse what is too little to learn from."""
     number, faults = len(np.unique(groups)), []
     what = "owners of models" if options.owners else "different models"
@@ -180,8 +179,8 @@ def _search(name: str, width: int, num_all: int, limits: subsets.Limits) -> held
 def _compare(
     options: argparse.Namespace,
     table: ScoreTable,
-    target: Floats,
-    groups: Ints,
+    target: FloatArray,
+    groups: IntArray,
     limits: subsets.Limits,
 ) -> dict[str, dict[str, held_out.Correlation]]:
     """Return the held-out correlation of each search and rule, on the same splits."""
@@ -206,7 +205,7 @@ def _compare(
 
 
 def _random(
-    table: ScoreTable, target: Floats, size: int, generator: np.random.Generator
+    table: ScoreTable, target: FloatArray, size: int, generator: np.random.Generator
 ) -> tuple[float, float, float]:
     """Return the 5, 50 and 95 % quantiles of the plain mean's correlation over sets by lot."""
     found = []

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from analysis.arrays import FloatArray, IntArray
 from analysis.figures import styled
 from analysis.held_out import CHOSEN, Correlation, HeldOut, Suite
-from analysis.score_table import Floats, Ints, ScoreTable
+from analysis.score_table import ScoreTable
 from analysis.subsets import Limits
 from analysis.svg import QUIET, WINNER, new_figure, to_svg
 
@@ -36,8 +37,8 @@ class Findings:
     """All that the program has to say."""
 
     table: ScoreTable
-    target: Floats  # [models]
-    groups: Ints  # of aliases
+    target: FloatArray  # [models]
+    groups: IntArray  # of aliases
     learned: Mapping[str, Learned]  # by rule, and the one that is chosen
     limits: Limits
     wanted: float

@@ -12,12 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from scipy import sparse, stats
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
+from analysis.arrays import FloatArray as FloatArray
+from analysis.arrays import IntArray
 
 LARGEST_GROUP = 0.1  # share of the pairs; above it, groups are no units, documents are
 

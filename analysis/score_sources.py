@@ -85,7 +85,9 @@ def _mteb(folder: Path) -> pd.DataFrame:
         raise ScoresError(
             f"scores: expected mteb's results, MODEL/REVISION/TASK.json, in {folder}, got none"
         )
-    kinds, rows, faults = _kinds(), [], []
+    kinds, faults = _kinds(), []
+    rows: dict[tuple[str, str], float] = {}
+    sources: dict[tuple[str, str], Path] = {}
     for path in paths:
         try:
             task, score = _mteb_score(json.loads(path.read_text(encoding="utf-8")))
@@ -94,10 +96,14 @@ def _mteb(folder: Path) -> pd.DataFrame:
             continue
         parts = path.relative_to(folder).parts
         model = parts[0].replace("__", "/") if len(parts) > 1 else folder.name
-        rows.append((model, kinds.get(task, OTHER), task, score))
+        first = sources.setdefault((model, task), path)
+        if first != path:
+            faults.append(f"{path}: expected one result of {model} on {task}, got {first} too")
+        rows[model, task] = score
     if faults:
         raise ScoresError("\n".join(faults))
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    cells = [(model, kinds.get(task, OTHER), task, score) for (model, task), score in rows.items()]
+    return pd.DataFrame(cells, columns=list(COLUMNS))
 
 
 def _mteb_score(result: dict[str, Any]) -> tuple[str, float]:

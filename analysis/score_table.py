@@ -11,16 +11,14 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from analysis.arrays import FloatArray, IntArray
 from analysis.table import TableError, load
 
 COLUMNS = ("model", "category", "task", "score")
 ALIAS_TOLERANCE = 5e-4  # of a score: the same weights under two names, run on two machines
 SHOWN = 5  # faults of a kind, before "and N more"
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 LeftOut = Literal["models", "tasks"]
 
 
@@ -31,7 +29,7 @@ class ScoreTable:
     models: tuple[str, ...]
     tasks: tuple[str, ...]
     categories: tuple[str, ...]  # of each task
-    scores: Floats  # [models, tasks]
+    scores: FloatArray  # [models, tasks]
     left_out: tuple[str, ...] = ()
 
     def only(self, names: Sequence[str]) -> "ScoreTable":
@@ -53,14 +51,14 @@ class ScoreTable:
             scores=self.scores[:, kept],
         )
 
-    def full_mean(self, of: Literal["tasks", "categories"]) -> Floats:
+    def full_mean(self, of: Literal["tasks", "categories"]) -> FloatArray:
         """Return each model's mean over tasks, or over categories of their tasks' mean."""
         if of == "tasks":
-            mean: Floats = self.scores.mean(axis=1)
+            mean: FloatArray = self.scores.mean(axis=1)
             return mean
         kinds = np.array(self.categories)
         parts = [self.scores[:, kinds == kind].mean(axis=1) for kind in dict.fromkeys(kinds)]
-        balanced: Floats = np.mean(parts, axis=0)
+        balanced: FloatArray = np.mean(parts, axis=0)
         return balanced
 
 
@@ -91,7 +89,7 @@ def of_study(folder: Path, *, missing: LeftOut = "models") -> ScoreTable:
     return _whole(frame, str(folder), missing)
 
 
-def read_costs(path: Path, tasks: Sequence[str]) -> Floats:
+def read_costs(path: Path, tasks: Sequence[str]) -> FloatArray:
     """Read the seconds of each task from a CSV file with the columns `task` and `seconds`.
 
     Raises:
@@ -109,7 +107,7 @@ def read_costs(path: Path, tasks: Sequence[str]) -> Floats:
     return found.to_numpy(dtype=np.float64)
 
 
-def aliases(scores: Floats, tolerance: float = ALIAS_TOLERANCE) -> Ints:
+def aliases(scores: FloatArray, tolerance: float = ALIAS_TOLERANCE) -> IntArray:
     """Return a group's number for each model; those of equal scores are in one group.
 
     Scores are equal if no task's differ by more than `tolerance`; aliases of aliases are aliases.
@@ -117,7 +115,7 @@ def aliases(scores: Floats, tolerance: float = ALIAS_TOLERANCE) -> Ints:
     >>> aliases(np.array([[0.1, 0.2], [0.5, 0.6], [0.1, 0.2]])).tolist()
     [0, 1, 0]
     """
-    groups: Ints = np.arange(len(scores))
+    groups: IntArray = np.arange(len(scores))
     for one in range(len(scores)):
         same = np.abs(scores - scores[one]).max(axis=1) <= tolerance
         found = np.unique(groups[same])
@@ -125,7 +123,7 @@ def aliases(scores: Floats, tolerance: float = ALIAS_TOLERANCE) -> Ints:
     return groups
 
 
-def owners(models: Sequence[str], groups: Ints) -> Ints:
+def owners(models: Sequence[str], groups: IntArray) -> IntArray:
     """Return `groups` with the models of one owner, the name before the first slash, joined."""
     joined = groups.copy()
     first: dict[str, int] = {}

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.pseudovalues import FloatArray
+from analysis.arrays import FloatArray
+from analysis.inference.signed_rank import MOST_TASKS
 
 COLUMNS = ("model", "category", "task", "score")
 SEED = "seed"
@@ -61,6 +62,7 @@ def scores_from(
     named = frame[[*COLUMNS, SEED]].assign(score=pd.to_numeric(frame["score"], errors="coerce"))
     for column in ("model", "category", "task", SEED):
         named[column] = named[column].astype(object).where(named[column].notna(), "").astype(str)
+        named[column] = named[column].str.strip()
     faults = [*_cell_faults(frame, named, lines), *_table_faults(named, lines)]
     faults += _choice_faults(set(named["model"]) - {""}, set(named["category"]), models, category)
     if faults:
@@ -122,7 +124,7 @@ def _absent(column: str, there: Iterable[object]) -> str:
 def _cell_faults(given: pd.DataFrame, named: pd.DataFrame, lines: str) -> list[str]:
     faults = []
     for column in ("model", "category", "task"):
-        empty = named.index[named[column].str.strip() == ""]
+        empty = named.index[named[column] == ""]
         if len(empty):
             faults.append(f"{column}: expected a name, got nothing in {_places(empty, lines)}")
     raw = given["score"].astype(object).where(given["score"].notna(), "").astype(str).str.strip()
@@ -156,6 +158,9 @@ def _table_faults(named: pd.DataFrame, lines: str) -> list[str]:
         )
     if twice[keys].drop_duplicates().shape[0] > SHOWN:
         faults.append(f"score: {len(twice)} rows in all are there more than once")
+    num_tasks = named["task"].nunique()
+    if num_tasks > MOST_TASKS:
+        faults.append(f"task: expected at most {MOST_TASKS} different ones, got {num_tasks}")
     kinds = named.groupby("task")["category"].unique()
     faults += [
         f"category: expected one for each task, got {', '.join(sorted(found))} for {task}"

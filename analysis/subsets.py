@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.score_table import Floats, Ints
+from analysis.arrays import FloatArray, IntArray
 
 MOST_SETS = 5_000_000  # that an exhaustive search takes; half a minute on one core
 CHUNK = 50_000
@@ -28,9 +28,9 @@ class Limits:
     """What a set of tasks may be: how many, how long, and which categories must be in it."""
 
     num_tasks: int
-    costs: Floats | None = None  # seconds of each task
+    costs: FloatArray | None = None  # seconds of each task
     budget: float = math.inf  # seconds
-    cover: tuple[Ints, ...] = ()  # the tasks of each category that must be there
+    cover: tuple[IntArray, ...] = ()  # the tasks of each category that must be there
 
     def allow(self, subset: Sequence[int]) -> bool:
         """Whether a set meets all of it."""
@@ -53,7 +53,7 @@ class Limits:
     def _fits(self, subset: Sequence[int]) -> bool:
         return len(subset) <= self.num_tasks and self.seconds(subset) <= self.budget
 
-    def _uncovered(self, subset: Sequence[int]) -> list[Ints]:
+    def _uncovered(self, subset: Sequence[int]) -> list[IntArray]:
         chosen = set(subset)
         return [tasks for tasks in self.cover if chosen.isdisjoint(tasks.tolist())]
 
@@ -64,24 +64,26 @@ class Rule:
 
     name: str
     strength: float = math.inf
-    kinds: Ints | None = None  # each task's category, where categories count alike and not tasks
+    kinds: IntArray | None = (
+        None  # each task's category, where categories count alike and not tasks
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Moments:
     """All that least squares needs of the models' scores on p tasks and their full mean."""
 
-    gram: Floats  # [p, p] of the centred scores
-    cross: Floats  # [p] of the centred scores with the centred full mean
+    gram: FloatArray  # [p, p] of the centred scores
+    cross: FloatArray  # [p] of the centred scores with the centred full mean
     total: float  # sum of squares of the centred full mean
 
     @classmethod
-    def of(cls, scores: Floats, target: Floats) -> "Moments":
+    def of(cls, scores: FloatArray, target: FloatArray) -> "Moments":
         """Take the moments of `scores` [n, p] and `target` [n]."""
         centred, aim = scores - scores.mean(axis=0), target - target.mean()
         return cls(centred.T @ centred, centred.T @ aim, float(aim @ aim))
 
-    def weights(self, subsets: Ints, rule: Rule) -> Floats:
+    def weights(self, subsets: IntArray, rule: Rule) -> FloatArray:
         """Return the weights [m, k] that a rule gives to sets [m, k]."""
         cross = self.cross[subsets]
         gram = self.gram[subsets[:, :, None], subsets[:, None, :]]
@@ -89,22 +91,22 @@ class Moments:
         if math.isfinite(rule.strength) and size > 1:
             penalty = rule.strength * np.trace(self.gram) / len(self.gram)
             apart = np.eye(size) - 1 / size
-            solved: Floats = np.linalg.solve(gram + penalty * apart, cross[..., None])[..., 0]
+            solved: FloatArray = np.linalg.solve(gram + penalty * apart, cross[..., None])[..., 0]
             return solved
         share = shares(subsets, rule.kinds)
         spread = np.einsum("mi,mij,mj->m", share, gram, share)
         slope = (share * cross).sum(axis=1) / np.where(spread > 0, spread, np.inf)
-        scaled: Floats = share * np.maximum(slope, 0)[:, None]  # a mean that falls is no proxy
+        scaled: FloatArray = share * np.maximum(slope, 0)[:, None]  # a mean that falls is no proxy
         return scaled
 
-    def explained(self, subsets: Ints, rule: Rule) -> Floats:
+    def explained(self, subsets: IntArray, rule: Rule) -> FloatArray:
         """Return what each set explains of the full mean's variance, less its penalty."""
         share = (self.cross[subsets] * self.weights(subsets, rule)).sum(axis=1)
-        explained: Floats = share / self.total
+        explained: FloatArray = share / self.total
         return explained
 
 
-def shares(subsets: Ints, kinds: Ints | None) -> Floats:
+def shares(subsets: IntArray, kinds: IntArray | None) -> FloatArray:
     """Return the weights [m, k] of a mean over tasks, or over categories of their tasks' mean.
 
     >>> shares(np.array([[0, 1, 2]]), np.array([7, 7, 8])).tolist()
@@ -114,11 +116,11 @@ def shares(subsets: Ints, kinds: Ints | None) -> Floats:
         return np.full(subsets.shape, 1 / subsets.shape[1])
     own = kinds[subsets]
     alike = 1 / (own[:, :, None] == own[:, None, :]).sum(axis=2)
-    scaled: Floats = alike / alike.sum(axis=1, keepdims=True)
+    scaled: FloatArray = alike / alike.sum(axis=1, keepdims=True)
     return scaled
 
 
-Score = Callable[[Ints], Floats]
+Score = Callable[[IntArray], FloatArray]
 """From sets of one size [m, k] to how good each is [m]."""
 
 
@@ -149,7 +151,9 @@ def beam(score: Score, num_all: int, limits: Limits, width: int) -> tuple[int, .
     return best[1]
 
 
-def _kept(values: Floats, sets: list[tuple[int, ...]], limits: Limits, width: int) -> list[int]:
+def _kept(
+    values: FloatArray, sets: list[tuple[int, ...]], limits: Limits, width: int
+) -> list[int]:
     """Return the places of the sets that grow on."""
     by_value: list[int] = np.argsort(-values, kind="stable").tolist()
     if limits.costs is None:
@@ -182,7 +186,7 @@ def exhaustive(score: Score, num_all: int, limits: Limits) -> tuple[int, ...]:
     return best[1]
 
 
-def _chunks(num_all: int, size: int, limits: Limits) -> Iterator[Ints]:
+def _chunks(num_all: int, size: int, limits: Limits) -> Iterator[IntArray]:
     every: Iterator[tuple[int, ...]] = itertools.combinations(range(num_all), size)
     if limits.costs is not None or limits.cover:
         every = (each for each in every if limits.allow(each))

@@ -11,11 +11,8 @@ Letters: P pairs of models, n tasks, B draws.
 """
 
 import numpy as np
-import numpy.typing as npt
 
-from analysis.pseudovalues import FloatArray
-
-BoolArray = npt.NDArray[np.bool_]
+from analysis.arrays import BoolArray, FloatArray
 
 STRENGTH = 0.5  # of the prior, in tasks; as the authors' own program has it
 CHUNK = 8192

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from analysis.pseudovalues import FloatArray, IntArray
+from analysis.arrays import FloatArray, IntArray
 
 Correction = Literal["holm", "bh"]
 

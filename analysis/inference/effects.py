@@ -10,9 +10,9 @@ Letters: P pairs of models, n tasks, S seeds, T tasks, B draws. NaN in (P, n) is
 import numpy as np
 from scipy import special
 
+from analysis.arrays import FloatArray
 from analysis.inference.resampling import bootstrap_counts
 from analysis.inference.signed_rank import doubled_midranks, lower_tail
-from analysis.pseudovalues import FloatArray
 
 
 def mean_difference(

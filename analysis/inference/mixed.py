@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import linalg, optimize
 
+from analysis.arrays import FloatArray
 from analysis.contrasts import ALPHA, critical_value, p_value, shares
-from analysis.pseudovalues import FloatArray
 
 MOST = 1000.0  # a standard deviation of seeds or tasks over that of the rest
 

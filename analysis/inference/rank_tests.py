@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special, stats
 
-from analysis.pseudovalues import FloatArray
+from analysis.arrays import FloatArray
 
 SMALLEST_P = 1e-15  # below it, the range's quadrature returns noise
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from analysis.pseudovalues import FloatArray, IntArray
+from analysis.arrays import FloatArray, IntArray
 
 RELATED = {"STS12-16": r"STS1[2-6]", "CQADupstack": r"CQADupstack.*"}
 

@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 from scipy import special
 
-from analysis.pseudovalues import FloatArray, IntArray
+from analysis.arrays import FloatArray, IntArray
 
 Statistic = Literal["mean", "iqm"]
 CHUNK = 4096  # draws that are worked on at once: their cells fit a processor's cache

@@ -17,7 +17,7 @@ from typing import Literal
 
 import numpy as np
 
-from analysis.pseudovalues import FloatArray, IntArray
+from analysis.arrays import FloatArray, IntArray
 
 Zeros = Literal["wilcox", "pratt"]
 MOST_TASKS = 1000  # 2^-n is a normal number up to here
@@ -51,7 +51,7 @@ def signed_rank(differences: FloatArray, zeros: Zeros = "wilcox") -> SignedRank:
     """Test each row of differences (P, n), two-sided; a row without a non-zero value has p 1.
 
     Raises:
-        ValueError: If there are more than 1000 tasks; use `permutation.sign_flip` there.
+        ValueError: If there are more than 1000 tasks; use `signs.sign_flip` there.
 
     >>> signed_rank(np.array([[0.3, 0.1, 0.2, 0.5, 0.4]])).p
     array([0.0625])
@@ -59,7 +59,7 @@ def signed_rank(differences: FloatArray, zeros: Zeros = "wilcox") -> SignedRank:
     if differences.shape[1] > MOST_TASKS:
         raise ValueError(
             f"differences: expected at most {MOST_TASKS} tasks, got {differences.shape[1]}; "
-            "use permutation.sign_flip"
+            "use signs.sign_flip"
         )
     ranks, signs = doubled_midranks(differences, zeros)
     positive = (ranks * (signs > 0)).sum(axis=1)

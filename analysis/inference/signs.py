@@ -8,7 +8,7 @@ sign-flip test asks how often random signs give a mean as far from 0, which for 
 import numpy as np
 from scipy import special
 
-from analysis.pseudovalues import FloatArray, IntArray
+from analysis.arrays import FloatArray, IntArray
 
 CHUNK = 2**22  # signs that are held at once
 EQUAL = 1 - 1e-12  # two means that differ by rounding are equal

@@ -20,7 +20,8 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+
+from analysis.inference.signed_rank import doubled_midranks, lower_tail
 
 MOST_LOOKS = 3
 SCORES = "scores"  # a user attribute of a finished trial: its score on each task
@@ -121,23 +122,13 @@ def lower(differences: Sequence[float]) -> float:
     >>> lower([-0.3, -0.1, 0.0, -0.2])
     0.125
     """
-    kept = sorted((abs(d), d > 0) for d in differences if d)
-    sizes = [size for size, _ in kept]
-    ranks = [2 * sizes.index(size) + sizes.count(size) + 1 for size in sizes]  # twice the ranks
-    total = sum(rank for rank, (_, up) in zip(ranks, kept, strict=True) if up)
-    return float(_counts(ranks)[: total + 1].sum()) / 2.0 ** len(ranks)
+    ranks, signs = doubled_midranks(np.array([differences], dtype=np.float64), "wilcox")
+    positive = int(ranks[signs > 0].sum())
+    return float(lower_tail(ranks[0], positive)[positive])
 
 
 def attained(num_tasks: int, level: float) -> float:
     """Return the highest p of so many differences of distinct sizes that is at most `level`."""
-    p = _counts(range(1, num_tasks + 1)).cumsum() / 2.0**num_tasks
+    ranks = np.arange(1, num_tasks + 1)
+    p = lower_tail(ranks, int(ranks.sum()))
     return float(p[p <= level].max(initial=0.0))
-
-
-def _counts(ranks: Sequence[int]) -> NDArray[np.float64]:
-    """Return how many of all choices of signs have each sum of the positive ranks."""
-    counts = np.zeros(sum(ranks) + 1)
-    counts[0] = 1
-    for rank in ranks:
-        counts[rank:] += counts[:-rank].copy()
-    return counts

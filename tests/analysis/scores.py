@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.score_table import Floats
+from analysis.arrays import FloatArray
 
 KINDS = ("Retrieval", "STS", "Clustering")
 
 
-def drawn(num_models: int, num_tasks: int, *, noise: float = 0.03, seed: int = 0) -> Floats:
+def drawn(num_models: int, num_tasks: int, *, noise: float = 0.03, seed: int = 0) -> FloatArray:
     """Scores [models, tasks] of one talent and, in each task, of some more."""
     generator = np.random.default_rng(seed)
     talent = generator.normal(0, 0.1, (num_models, 3))
@@ -19,7 +19,7 @@ def drawn(num_models: int, num_tasks: int, *, noise: float = 0.03, seed: int = 0
     return 0.5 + talent @ share.T + spread * generator.normal(size=(num_models, num_tasks))
 
 
-def write(path: Path, scores: Floats, without: tuple[tuple[int, int], ...] = ()) -> Path:
+def write(path: Path, scores: FloatArray, without: tuple[tuple[int, int], ...] = ()) -> Path:
     """Write a table of owners' models m00 …, tasks t00 … in three categories; some cells lack."""
     with path.open("w", newline="") as file:
         rows = csv.writer(file)

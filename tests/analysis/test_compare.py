@@ -278,6 +278,18 @@ def test_it_imports_neither_torch_nor_ray_nor_mlflow() -> None:
     assert done.stdout.strip() == "set()"
 
 
+def test_names_are_read_without_their_spaces_and_too_many_tasks_are_refused(
+    tmp_path: Path, capsys: Any
+) -> None:
+    frame = table(models=2)
+    frame.loc[0, "model"] = "model-0 "
+    rows = compared(frame, tmp_path, capsys, "--category", "all")
+    assert [row["n"] for row in rows] == [12]
+    assert "task: expected at most 1000 different ones, got 1001" in refused(
+        table(models=2, tasks=1001), tmp_path, capsys
+    )
+
+
 @pytest.mark.skipif(not Path(PUBLISHED).is_file(), reason="POOLSEARCH_SCORES names no CSV file")
 def test_published_scores_against_scipy_and_statsmodels() -> None:
     scores = read_scores(PUBLISHED)

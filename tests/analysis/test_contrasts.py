@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from analysis.arrays import FloatArray
 from analysis.contrasts import (
     SMALLEST_P,
     compare,
@@ -14,7 +15,7 @@ from analysis.contrasts import (
     p_value,
     pair,
 )
-from analysis.pseudovalues import FloatArray, SeedsByItems
+from analysis.pseudovalues import SeedsByItems
 
 
 def draw(

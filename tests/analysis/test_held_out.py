@@ -6,8 +6,8 @@ import pytest
 from scipy.stats import spearmanr
 
 from analysis import held_out
+from analysis.arrays import FloatArray, IntArray
 from analysis.held_out import CHOSEN, HeldOut, Search, correlate, hold_out, spearman, split
-from analysis.score_table import Floats, Ints
 from analysis.subsets import Limits, Moments, Rule, Score, beam
 from tests.analysis.scores import drawn
 
@@ -22,7 +22,9 @@ def search(num_tasks: int) -> Search:
     return find
 
 
-def held(scores: Floats, target: Floats, groups: Ints, num_tasks: int = 3) -> dict[str, HeldOut]:
+def held(
+    scores: FloatArray, target: FloatArray, groups: IntArray, num_tasks: int = 3
+) -> dict[str, HeldOut]:
     return hold_out(
         scores,
         target,

@@ -13,11 +13,11 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from analysis.arrays import FloatArray
 from analysis.contrasts import compare
 from analysis.noise import Noise, noise_of
 from analysis.planning import Plan, look_ahead, main, power_over_tasks, variance_shares
 from analysis.power import power
-from analysis.pseudovalues import FloatArray
 from analysis.scores import ScoresError, scores_from
 from tests.analysis.conftest import Study
 
@@ -153,3 +153,12 @@ def test_every_fault_is_named(capsys: Any) -> None:
         "seed-sd: expected at least 0, got -1.0",
         "noise: expected --noise, or --task-sd and --rest-sd, got neither",
     ]
+
+
+def test_the_luck_of_one_seed_is_said_of_both_tests(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--tasks", "8", "--seed-sd", "1", "--task-sd", "0", "--rest-sd", "0"]
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    assert "The test over seeds and tasks errs with one seed too." in said
+    assert main([*arguments, "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["outlook"]["detectable"] is None

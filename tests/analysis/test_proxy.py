@@ -12,7 +12,7 @@ from analysis.table import TableError
 from tests.analysis.conftest import Study
 from tests.analysis.scores import drawn, write
 
-PUBLISHED = "POOLSEARCH_PUBLISHED_SCORES"  # a table of models' scores on MTEB(eng, v2)
+PUBLISHED = "POOLSEARCH_SCORES"  # a table of models' scores on MTEB(eng, v2)
 QUICK = ("--repeats", "2", "--width", "3")
 
 

@@ -3,8 +3,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from analysis.arrays import FloatArray
 from analysis.pseudovalues import (
-    FloatArray,
     item_values,
     left_out_pairs,
     seeds_by_items,

@@ -14,12 +14,12 @@ import pandas as pd
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
+from analysis.arrays import FloatArray
 from analysis.inference.bayes import bayesian_signed_rank
 from analysis.inference.rank_tests import nemenyi
 from analysis.inference.resampling import bootstrap_seeds_and_tasks
 from analysis.inference.signs import sign_flip
 from analysis.pairs import compare_pairs, differences
-from analysis.pseudovalues import FloatArray
 from analysis.scores import Scores, scores_from
 from tests.benchmarks.paired import timed
 

@@ -16,6 +16,7 @@ from dataclasses import replace
 import numpy as np
 from scipy import stats
 
+from analysis.arrays import FloatArray
 from analysis.contrasts import ALPHA, Contrast, compare
 from analysis.inference.corrections import holm
 from analysis.inference.effects import mean_difference
@@ -25,7 +26,6 @@ from analysis.inference.signed_rank import signed_rank
 from analysis.noise import Noise
 from analysis.planning import Plan, power_over_tasks, variance_shares
 from analysis.power import power
-from analysis.pseudovalues import FloatArray
 
 RUN = Noise(seed=0.003, task=0.008, rest=0.005)  # of one design's scores
 SHAPES = ((3, 8), (5, 12), (5, 41))  # seeds, tasks

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from statsmodels.regression.mixed_linear_model import MixedLM
 
+from analysis.arrays import FloatArray
 from analysis.contrasts import compare, mean_squares
 from analysis.inference.mixed import mixed_model
-from analysis.pseudovalues import FloatArray
 
 
 def layout(seeds: int = 5, tasks: int = 20) -> FloatArray:

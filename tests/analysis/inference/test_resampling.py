@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from analysis.arrays import FloatArray, IntArray
 from analysis.inference import resampling
 from analysis.inference.resampling import (
     Statistic,
@@ -14,7 +15,6 @@ from analysis.inference.resampling import (
     interquartile_mean,
     percentile_interval,
 )
-from analysis.pseudovalues import FloatArray, IntArray
 
 
 def again(scores: FloatArray, seeds: IntArray, tasks: IntArray, draw: int) -> FloatArray:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from analysis.arrays import FloatArray
 from analysis.inference.signed_rank import Zeros, lower_tail, signed_rank
-from analysis.pseudovalues import FloatArray
 
 NASTY = (
     [0.0, 0.0, 0.0, 0.0],

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from analysis.arrays import FloatArray
 from analysis.inference.signs import sign_flip, sign_test
-from analysis.pseudovalues import FloatArray
 
 
 @pytest.mark.parametrize("number", [3, 10, 41, 60])
