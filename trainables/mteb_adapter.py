@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from datasets import Dataset
 from mteb.abstasks import (
     AbsTask,
     AbsTaskClassification,
@@ -26,6 +27,7 @@ from mteb.models.model_meta import ModelMeta, ScoringFunction
 from mteb.results import TaskResult
 from threadpoolctl import ThreadpoolController, threadpool_limits
 
+from trainables.columns import columns_at_once
 from trainables.encoding import Encode, Floats, encode_texts, unit
 from trainables.texts import text_id
 
@@ -88,7 +90,7 @@ class TaskEncoder:
         role = None if prompt_type is None else str(prompt_type.value)
         prompt = None if self._prompted is None else prompt_of(task_metadata, role)
         key = (self._alike(role), prompt)
-        texts = [text for batch in inputs for text in batch["text"]]
+        texts = _texts_of(inputs)
         known = {text: self._known[key, text] for text in texts if (key, text) in self._known}
         missing = [text for text in dict.fromkeys(texts) if text not in known]
         if missing:
@@ -132,6 +134,17 @@ class TaskEncoder:
         return cosines
 
 
+def _texts_of(inputs: Any) -> list[str]:
+    """Return the texts of mteb's batches; of one that only collects a data set's, the column."""
+    rows = getattr(inputs, "dataset", None)
+    if not isinstance(rows, Dataset):
+        return [text for batch in inputs for text in batch["text"]]
+    texts: list[str] = rows.select_columns(["text"])[:]["text"]
+    if None in texts:
+        raise ValueError("text: expected texts, got None among them")
+    return texts
+
+
 def prompt_of(metadata: Any, role: str | None) -> str | None:
     """Return what mteb has a model be told before a text of a task; None if it says nothing.
 
@@ -156,7 +169,7 @@ def score_task(encoder: TaskEncoder, task: AbsTask, folder: Path) -> tuple[TaskR
     results: dict[str, dict[str, Any]] = {}
     start = time.perf_counter()
     # One thread, but for encoding: small fits are ten times slower if threads wait for busy cores.
-    with threadpool_limits(1):
+    with threadpool_limits(1), columns_at_once():
         for split in task.eval_splits:
             results[split] = dict(
                 task.evaluate(

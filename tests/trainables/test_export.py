@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -17,11 +18,14 @@ from peft import PeftModel
 from tokenizers import processors
 from transformers import AutoModel, AutoTokenizer, MistralConfig, MistralModel
 
+from tests.trainables import finished
 from tests.trainables.finished import MAX_TOKENS, design, write_run
 from trainables import export as program
 from trainables import runs
 from trainables.build import load_decoder
 from trainables.config import BackboneConfig, EngineConfig
+from trainables.evaluation import task_names
+from trainables.exported import card as cards
 from trainables.exported.check import DifferenceError, compare
 from trainables.exported.exporting import export
 from trainables.exported.tokenization import ending_tokenizer
@@ -295,6 +299,38 @@ def test_a_card_without_scores_shows_none(tmp_path: Path, tiny_model: Path) -> N
     assert card.data.eval_results is None
     assert "No task was scored." in card.text
     assert "whose loss went from 9.00 to 5.00 nats" in card.text
+
+
+@pytest.mark.parametrize(
+    ("tasks", "scored", "are_halves"),
+    [
+        (("proxy",), "on whole tasks that a search chooses by", False),
+        (("STS17",), "on the half of the items that a search chooses by", True),
+        (("proxy", "STS17"), "on tasks, or halves of their items, that a search", True),
+    ],
+)
+def test_a_card_tells_whole_tasks_from_halves(
+    tiny_model: Path, tasks: tuple[str, ...], scored: str, are_halves: bool
+) -> None:
+    config = design(tiny_model, {"evaluation.tasks": tasks})
+    names = task_names(tasks, "choosing")
+    found = dataclasses.replace(
+        finished.outcome(config),
+        scores=dict.fromkeys(names, 0.5),
+        categories=dict.fromkeys(names, "STS"),
+    )
+    facts = cards.Facts(
+        name="model",
+        is_native=True,
+        num_layers=3,
+        max_tokens=20,
+        precision="fp32",
+        difference=0.0,
+        is_local=True,
+    )
+    text = cards.card(config, found, facts)
+    assert scored in text
+    assert ("Halves cannot be compared" in text) is are_halves
 
 
 def added(before: list[str], after: list[str]) -> Any:

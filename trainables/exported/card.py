@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +12,11 @@ from huggingface_hub import EvalResult, ModelCardData
 from trainables.config import EMBEDDED_MODEL, BackboneConfig, Precision, TrialConfig
 from trainables.exported.decoder import EMBEDDED_ON_HUB, base_name
 from trainables.identity import label, used
+from trainables.suites import Split, parts
 from trainables.trial import Outcome
 
 TRAINED = ("adaptation.", "training.", "objective.", "lora.", "engine.")
-SPLITS = {
-    "choosing": "the half of the items that a search chooses by",
-    "confirming": "the half of the items that no search has seen",
-}
+SEEN = {"choosing": "a search chooses by", "confirming": "no search has seen"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +48,7 @@ def card(config: TrialConfig, outcome: Outcome, facts: Facts) -> str:
 
 def _metadata(config: TrialConfig, outcome: Outcome, facts: Facts) -> str:
     split = config.evaluation.split
+    whole = _whole(config)
     results = [
         EvalResult(
             task_type=outcome.categories[task],
@@ -56,7 +56,7 @@ def _metadata(config: TrialConfig, outcome: Outcome, facts: Facts) -> str:
             dataset_name=task,
             dataset_split=split,
             metric_type="main_score",
-            metric_name=f"main score of mteb, of 100, on {SPLITS[split]}",
+            metric_name=f"main score of mteb, of 100, on {_scored(split, [task in whole])}",
             metric_value=100 * score,
         )
         for task, score in outcome.scores.items()
@@ -116,10 +116,11 @@ def _use(config: TrialConfig, facts: Facts) -> str:
 
 def _scores(config: TrialConfig, outcome: Outcome) -> str:
     split = config.evaluation.split
+    are_whole = [task in _whole(config) for task in outcome.scores]
+    halves = "" if all(are_whole) else " Halves cannot be compared with a leaderboard's numbers."
     lines = [
-        "Each task's main score by mteb, of 100, on "
-        f"{SPLITS[split]} (`{split}`), in {config.engine.precision}. Halves of tasks cannot be "
-        "compared with a leaderboard's numbers."
+        f"Each task's main score by mteb, of 100, on {_scored(split, are_whole)} (`{split}`), in "
+        f"{config.engine.precision}.{halves}"
     ]
     rows = [
         (outcome.categories[task], task, f"{100 * score:.2f}")
@@ -132,6 +133,20 @@ def _scores(config: TrialConfig, outcome: Outcome) -> str:
         lines.append("Without a score:")
         lines.append("\n".join(f"- `{t}`: {_line(why)}" for t, why in outcome.failures.items()))
     return "\n\n".join(lines)
+
+
+def _whole(config: TrialConfig) -> set[str]:
+    """Return the tasks that are scored whole: other tasks, not other items, are held back."""
+    evaluation = config.evaluation
+    return {part.task for part in parts(evaluation.tasks, evaluation.split) if part.whole}
+
+
+def _scored(split: Split, are_whole: Sequence[bool]) -> str:
+    """Return in words what of tasks was scored, each of which was taken whole or halved."""
+    if not any(are_whole):
+        return f"the half of the items that {SEEN[split]}"
+    what = "whole tasks" if all(are_whole) else "tasks, or halves of their items,"
+    return f"{what} that {SEEN[split]}"
 
 
 def _design(config: TrialConfig, outcome: Outcome) -> str:
