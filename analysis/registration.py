@@ -223,6 +223,16 @@ def _of_tasks(plan: Registration, results: Results) -> list[str]:
     return found
 
 
+def summary(plan: Registration) -> str:
+    """The plan in one line: how much is run, and what it can show."""
+    num_finalists = sum(design.role == FINALIST for design in plan.designs)
+    line = f"{num_finalists} finalists and the control, {len(plan.seeds)} seeds each"
+    if not plan.outlook:
+        return line
+    detectable = [f"{100 * each.detectable:.1f} on {c}" for c, each in plan.outlook.items()]
+    return f"{line}; 80 % power for differences in points of about {', '.join(detectable)}"
+
+
 def sentences(plan: Registration) -> list[str]:
     """The plan in plain English; effects in points, from 0 to 100."""
     finalists = [design.label for design in plan.designs if design.role == FINALIST]

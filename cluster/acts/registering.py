@@ -28,9 +28,7 @@ def registered(
         return kept[0]
     plan = planned(config, runs, folder)
     file = registration.write(plan, folder)
-    for line in registration.sentences(plan):
-        log(f"plan: {line}")
-    log(f"plan: {file}, sha256 {plan.sha256[:12]}")
+    log(f"plan: {registration.summary(plan)} ({file}, sha256 {plan.sha256[:12]})")
     return plan
 
 

@@ -13,6 +13,7 @@ from analysis.registration import (
     make,
     read,
     sentences,
+    summary,
     write,
 )
 from analysis.table import load
@@ -102,6 +103,12 @@ def test_every_deviation_is_said(plan: Registration, filled: Any) -> None:
     assert found(plan, filled.folder, STS="another") == [
         f"On STS, {plan.winners['STS']} was to be tested, not another."
     ]
+
+
+def test_a_plan_has_a_line_for_the_console(plan: Registration) -> None:
+    said = summary(plan)
+    assert said.startswith("2 finalists and the control, 3 seeds each; 80 % power for ")
+    assert f"{100 * plan.outlook['STS'].detectable:.1f} on STS" in said
 
 
 def test_the_sentences_name_what_is_run_and_tested(plan: Registration) -> None:
