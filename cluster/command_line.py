@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cluster.arguments import unknown
+from cluster.arguments import unknown, with_flags
+from cluster.dispatch.slots import ClusterLostError
 from cluster.settings import OBJECTIVES, SPAN, TUNABLE, TUNED, StudyConfig
 from cluster.study import pruners, samplers
 from search_spaces.spaces import SPACES
 from trainables import suites
-from trainables.config import EMBEDDED_SUITE, EMBEDDED_TASKS, TrialConfig
+from trainables.assets import AssetError
+from trainables.config import EMBEDDED_SUITE, EMBEDDED_TASKS, ConfigError, TrialConfig
 
 EXAMPLES = """examples:
   python -m cluster.search
@@ -151,6 +155,29 @@ def parse(
     given, extra = made.parse_known_args(argv)
     known = [name for action in made._actions for name in action.option_strings]
     return given, unknown(extra, known)
+
+
+def ended(run: Callable[[], int]) -> int:
+    """Run a program that drives a study; return its exit code, and say what ended it early."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        return run()
+    except ConfigError as error:
+        code, message = 2, with_flags(str(error))
+    except AssetError as error:
+        code, message = 2, str(error)
+    except ClusterLostError as error:
+        code, message = 1, str(error)
+    except KeyboardInterrupt:
+        code, message = 130, "\nInterrupted. The same command continues where this left off."
+    sys.stderr.write(f"{message}\n")
+    return code
+
+
+def say(line: str) -> None:
+    """Write a line on the console at once."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 def _study(made: argparse.ArgumentParser) -> None:

@@ -9,15 +9,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.arguments import value
-from cluster.command_line import parse, this_run
-from cluster.exits import exit_code
+from cluster.command_line import ended, parse, say, this_run
 from cluster.search import place_of
 from cluster.settings import StudyConfig
 from trainables.config import ConfigError
@@ -60,8 +58,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; return its exit code."""
     arguments, unknown = parse(parser(), argv)
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    return exit_code(lambda: _run(arguments, unknown))
+    return ended(lambda: _run(arguments, unknown))
 
 
 def _run(arguments: argparse.Namespace, unknown: dict[str, str | None]) -> int:
@@ -75,9 +72,9 @@ def _run(arguments: argparse.Namespace, unknown: dict[str, str | None]) -> int:
     quiet_libraries()
     if arguments.dry_run:
         for line in described(config, folder):
-            _say(line)
+            say(line)
         return 0
-    return 0 if confirm_study(config, place, log=_say) else 1
+    return 0 if confirm_study(config, place, log=say) else 1
 
 
 def _check(
@@ -149,11 +146,6 @@ def described(config: StudyConfig, folder: Path) -> list[str]:
         "after the other.",
         f"sha256 {plan.sha256[:12]}; " + ("it is written" if kept else "nothing was written"),
     ]
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

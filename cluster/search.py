@@ -8,16 +8,14 @@ Interrupt it whenever you like: the same command continues where it was.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cluster.arguments import no_file, set_fault, settings, value
-from cluster.command_line import parse, parser
+from cluster.command_line import ended, parse, parser, say
 from cluster.dispatch.losses import Patience
 from cluster.dispatch.slots import CONFIRM_UNDER
-from cluster.exits import exit_code
 from trainables.faults import number, one_of, whole_or_none
 
 if TYPE_CHECKING:
@@ -27,24 +25,23 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; return its exit code."""
     arguments, unknown = parse(parser(__doc__), argv)
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    return exit_code(lambda: _run(arguments, unknown))
+    return ended(lambda: _run(arguments, unknown))
 
 
 def _run(arguments: argparse.Namespace, unknown: dict[str, str | None]) -> int:
     from cluster.run import describe, prepare, run_study
 
     place, checks = place_of(arguments)
-    config, forecast = prepare(*settings(arguments), unknown | checks, place, log=_say)
+    config, forecast = prepare(*settings(arguments), unknown | checks, place, log=say)
     if arguments.dry_run:
         for line in [*describe(config, forecast), "All checks passed; nothing was started."]:
-            _say(line)
+            say(line)
         return 0
     from cluster.preflight.plan import summary
 
-    _say(summary(forecast))
+    say(summary(forecast))
     then = not arguments.search_only
-    return 0 if run_study(config, place, log=_say, confirm=then) or not then else 1
+    return 0 if run_study(config, place, log=say, confirm=then) or not then else 1
 
 
 def place_of(arguments: argparse.Namespace) -> tuple[Place, dict[str, str | None]]:
@@ -74,11 +71,6 @@ def place_of(arguments: argparse.Namespace) -> tuple[Place, dict[str, str | None
         patience=Patience(losses=losses or Patience().losses, hang_timeout_s=hang),
     )
     return place, checks
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

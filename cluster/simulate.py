@@ -8,34 +8,25 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import logging
 import sys
-import tempfile
-import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import optuna
-from optuna.storages import BaseStorage, InMemoryStorage
-
 from cluster.arguments import FLAGS, known_designs, value, with_flags
-from cluster.command_line import ETA, FIRST_RUNG, STARTUP, parse
+from cluster.command_line import ETA, FIRST_RUNG, STARTUP, parse, say
 from cluster.preflight.faults import Faults
 from cluster.preflight.unread import unread_by
 from cluster.settings import StudyConfig
 from cluster.simulation.intervals import spread
-from cluster.simulation.virtual import Simulation
+from cluster.simulation.searches import quiet, recorded, simulate
 from cluster.simulation.workloads import Formula, Recorded
 from cluster.study import priors, pruners, samplers
-from cluster.study.ledger import Ledger
-from cluster.study.opening import open_study, rules
 from search_spaces.spaces import SPACES
 from trainables.config import ConfigError, TrialConfig
 from trainables.faults import check, number, one_of, whole
-from trainables.overlay import flatten, overlay
+from trainables.overlay import overlay
 from trainables.shape import EMBEDDED, Shape
 
 EXAMPLES = """examples:
@@ -61,7 +52,6 @@ range):
   makespan   until the last trial has ended, in minutes of the trials' own time
 """
 LOSSES = "times an hour that each worker is lost with its node (default: 0)"
-CLOSE = 0.99  # of the best score
 OWN_FLAGS = FLAGS | {
     **{name: f"--{name}" for name in ("recorded", "steps", "report-every", "losses")},
     "sampler": "--samplers",
@@ -71,56 +61,6 @@ OWN_FLAGS = FLAGS | {
     "workers": "--workers",
     "seeds": "--seeds",
 }
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Result:
-    """One simulated search."""
-
-    best: float
-    steps_to_best: float  # within 1 %; inf if there was none
-    steps: int
-    seconds: float
-
-
-def simulate(
-    config: StudyConfig,
-    workload: Formula | Recorded,
-    num_workers: int,
-    *,
-    shape: Shape = EMBEDDED,
-    storage: BaseStorage | None = None,
-    losses_per_hour: float = 0.0,
-) -> Result:
-    """Run the search of a study in virtual time; each worker is lost so many times an hour."""
-    world = Simulation(workload, num_workers, losses_per_hour, seed=config.seed)
-    with tempfile.TemporaryDirectory() as folder:
-        world.run(open_ledger(config, storage or InMemoryStorage(), Path(folder), shape))
-    close = [found.steps for found in world.found if found.score >= CLOSE * workload.best]
-    return Result(
-        best=max((found.score for found in world.found), default=float("nan")),
-        steps_to_best=close[0] if close else float("inf"),
-        steps=world.steps,
-        seconds=world.seconds,
-    )
-
-
-def open_ledger(
-    config: StudyConfig, storage: BaseStorage, folder: Path, shape: Shape, *observers: Any
-) -> Ledger:
-    """Return the ledger of a search, the control and the known designs in its queue."""
-    space, base = SPACES[config.space], config.base
-    study = open_study(config, storage)
-    priors.queue(study, (priors.CONTROL_KNOWN, *config.first), space, base, shape)
-    return Ledger(
-        study,
-        priors.proposer(space, base, shape),
-        num_trials=config.num_trials,
-        folder=folder / "search",
-        observers=observers,
-        drawings=partial(priors.drawings, space, base, shape),
-        **rules(config),
-    )
 
 
 def parser() -> argparse.ArgumentParser:
@@ -170,17 +110,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     first, num_seeds, num_workers = arms[0], int(given.seeds), int(given.workers)
     losses = float(given.losses)
-    _say(
+    say(
         f"space {first.space}, {workload.num_designs} designs, the best {workload.best:.3f}; "
         f"{first.num_trials} trials of {first.base.training.steps} steps on {num_workers} "
         f"workers, {num_seeds} seeds"
     )
-    _say(row("sampler", "pruner", "best", "to 1 %", "steps", "makespan (min)"))
+    say(row("sampler", "pruner", "best", "to 1 %", "steps", "makespan (min)"))
     for arm in arms:
         seeded = [dataclasses.replace(arm, seed=seed) for seed in range(num_seeds)]
         more: Any = {"shape": shape, "losses_per_hour": losses}
         results = [simulate(each, workload, num_workers, **more) for each in seeded]
-        _say(
+        say(
             row(
                 arm.sampler,
                 arm.pruner,
@@ -257,21 +197,6 @@ def _arms(given: argparse.Namespace, usual: StudyConfig) -> list[StudyConfig]:
     return [arm for arm in found if arm is not None]
 
 
-def recorded(folder: Path) -> tuple[StudyConfig, Recorded, Shape]:
-    """Return a search of a finished study's space, its trials, and its decoder's shape.
-
-    Raises:
-        ConfigError: If no trial of the search there was completed.
-    """
-    from trainables import designs
-
-    workload = Recorded(folder)
-    kept = json.loads((folder / "study.json").read_text())
-    base = overlay(TrialConfig(), flatten(kept["base"]))
-    usual = StudyConfig(name="simulated", space=kept["space"], base=base)
-    return usual, workload, designs.shape(base.backbone)
-
-
 def _formula(given: argparse.Namespace) -> tuple[StudyConfig, Formula, Shape]:
     steps = {
         "training.steps": 64 if given.steps is None else value(given.steps),
@@ -290,19 +215,6 @@ def row(*cells: str) -> str:
     """Return a line of the table."""
     widths = (9, 12, 24, 26, 26, 26)
     return "".join(f"{cell:{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip()
-
-
-def quiet() -> None:
-    """Keep Optuna's chatter off the console."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    logging.getLogger("ray").setLevel(logging.CRITICAL)
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    warnings.filterwarnings("ignore", module="optuna")
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from cluster.arguments import with_flags
-from cluster.command_line import parse
+from cluster.command_line import parse, say
 from cluster.command_line import parser as search_parser
 from cluster.submission import jobs
 from trainables.config import ConfigError
@@ -66,7 +66,7 @@ def submit(argv: Sequence[str]) -> int:
     metadata = {"study": arguments.study, "outputs": str(arguments.outputs)}
     job = jobs.submit(client, flags, given.environment, install=given.install, metadata=metadata)
     suffix = f"{job}{f' --address {given.address}' if given.address else ''}"
-    _say(f"submitted {job}; come back with: python -m cluster.submit follow {suffix}")
+    say(f"submitted {job}; come back with: python -m cluster.submit follow {suffix}")
     return 0 if given.no_follow else _follow(client, job)
 
 
@@ -76,20 +76,20 @@ def _follow(client: JobSubmissionClient, job: str) -> int:
     except KeyboardInterrupt:
         sys.stderr.write(f"\n{job} goes on; `stop` would end it\n")
         return 130
-    _say(f"{job}: {client.get_job_status(job)}")
+    say(f"{job}: {client.get_job_status(job)}")
     return code
 
 
 def _status(client: JobSubmissionClient, job: str) -> int:
     with jobs.explained(job):
         for line in jobs.describe(client.get_job_info(job)):
-            _say(line)
+            say(line)
     return 0
 
 
 def _stop(client: JobSubmissionClient, job: str) -> int:
     stopped = jobs.stop(client, job)
-    _say(f"{job}: stopped; the same command continues" if stopped else f"{job}: had ended")
+    say(f"{job}: stopped; the same command continues" if stopped else f"{job}: had ended")
     return 0
 
 
@@ -111,7 +111,7 @@ def ask(name: str, argv: Sequence[str]) -> int:
     if name in COMMANDS:
         return COMMANDS[name](client, given.job)
     for details in jobs.searches(client):
-        _say(jobs.describe(details)[0])
+        say(jobs.describe(details)[0])
     return 0
 
 
@@ -126,11 +126,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         sys.stderr.write(f"{with_flags(str(error))}\n")
         return 2
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

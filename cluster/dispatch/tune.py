@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -174,21 +174,34 @@ def run_trials(
         ClusterLostError: If the Ray node of this process dies.
     """
     import ray
-    from ray import tune
 
-    from cluster.dispatch.adapters import (
-        FittingSearcher,
-        LostTrials,
-        NodeWatch,
-        StudyScheduler,
-        StudySearcher,
-    )
     from cluster.dispatch.demand import asked_for, wanted
     from trainables.ray_trainable import TrialGroup
 
-    own_node = ray.get_runtime_context().get_node_id()
     losses = Losses(limit=patience.losses, nodes=living_nodes)
-    searcher = StudySearcher(ledger, slots.threads, patience.hang_timeout_s)
+    own_node = ray.get_runtime_context().get_node_id()
+    looks = (partial(check_own_node, own_node), losses.look)
+    tuner = _tuner(ledger, slots, folder, losses, looks, patience, trainable or TrialGroup)
+    hoped = wanted(slots, ledger.num_trials - ledger.num_ended)
+    with asked_for(hoped), insistent_interrupt():
+        tuner.fit()
+
+
+def _tuner(
+    ledger: Ledger,
+    slots: Slots,
+    folder: Path,
+    losses: Losses,
+    looks: Sequence[Callable[[], object]],
+    patience: Patience,
+    trainable: type,
+) -> Any:
+    """Return the tuner of a ledger's trials; it looks at the nodes now and then."""
+    from ray import tune
+
+    from cluster.dispatch import adapters
+
+    searcher = adapters.StudySearcher(ledger, slots.threads, patience.hang_timeout_s)
 
     def share(config: dict[str, Any]) -> float:
         return gpu_share(slots, from_dict(config["trial"]))
@@ -196,11 +209,11 @@ def run_trials(
     def resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
         return tune.PlacementGroupFactory(slots.bundles(share(config)))
 
-    tuner = tune.Tuner(
-        tune.with_resources(trainable or TrialGroup, resources),
+    return tune.Tuner(
+        tune.with_resources(trainable, resources),
         tune_config=tune.TuneConfig(
-            search_alg=FittingSearcher(searcher, slots.room, share),
-            scheduler=StudyScheduler(ledger, losses),
+            search_alg=adapters.FittingSearcher(searcher, slots.room, share),
+            scheduler=adapters.StudyScheduler(ledger, losses),
             num_samples=-1,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: trial.trial_id,
@@ -209,14 +222,8 @@ def run_trials(
             name="tune",
             storage_path=str(folder.resolve()),
             verbose=0,
-            callbacks=[
-                LostTrials(ledger),
-                NodeWatch(partial(check_own_node, own_node), losses.look),
-            ],
+            callbacks=[adapters.LostTrials(ledger), adapters.NodeWatch(*looks)],
             failure_config=tune.FailureConfig(max_failures=-1),  # `losses` says when it is enough
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials keep theirs
         ),
     )
-    hoped = wanted(slots, ledger.num_trials - ledger.num_ended)
-    with asked_for(hoped), insistent_interrupt():
-        tuner.fit()

@@ -23,8 +23,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from cluster.settings import StudyConfig
-from cluster.simulate import quiet, recorded, simulate
 from cluster.simulation.intervals import spread
+from cluster.simulation.searches import quiet, recorded, simulate
 from cluster.simulation.workloads import Formula, Recorded
 from cluster.study.storage import journal
 from search_spaces.spaces import SPACES

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from cluster.observers.results import ResultsTable
 from cluster.settings import StudyConfig, write_once
-from cluster.simulate import open_ledger, quiet
+from cluster.simulation.searches import open_ledger, quiet
 from cluster.study.ledger import Ledger
 from cluster.study.storage import journal
 from cluster.study.trials import Assignment

@@ -12,7 +12,7 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.search_space.group_decomposed import _GroupDecomposedSearchSpace
 from optuna.trial import TrialState
 
-from cluster.simulate import quiet
+from cluster.simulation.searches import quiet
 from cluster.study.grouped import GroupedTPE, group_of
 from search_spaces.spaces import SPACES
 from trainables.config import TrialConfig

@@ -9,7 +9,7 @@ import pytest
 from optuna.trial import FixedTrial, TrialState
 
 from cluster.settings import StudyConfig, write_once
-from cluster.simulate import open_ledger, quiet
+from cluster.simulation.searches import open_ledger, quiet
 from cluster.study import asking, priors
 from cluster.study.ledger import Ledger
 from cluster.study.opening import open_study

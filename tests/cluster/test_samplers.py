@@ -7,7 +7,7 @@ from typing import Any
 import optuna
 import pytest
 
-from cluster.simulate import quiet
+from cluster.simulation.searches import quiet
 from cluster.study.samplers import NUMBERS_ONLY, SAMPLERS, Near, Reseeded, trial_seed
 from search_spaces.spaces import SPACES
 from trainables.config import TrialConfig

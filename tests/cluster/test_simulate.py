@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from cluster.settings import StudyConfig, write_once
-from cluster.simulate import main, quiet, simulate
+from cluster.simulate import main
 from cluster.simulation.intervals import spread
+from cluster.simulation.searches import quiet, simulate
 from cluster.simulation.virtual import Event
 from cluster.simulation.workloads import BEST, WORST, Formula, Recorded
 from search_spaces.drawing import CONTROL

@@ -15,8 +15,8 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.storages.journal import BaseJournalBackend
 
 from cluster.settings import StudyConfig
-from cluster.simulate import open_ledger, quiet
 from cluster.simulation.draws import uniform
+from cluster.simulation.searches import open_ledger, quiet
 from cluster.simulation.virtual import RESTART_S, Event, Simulation
 from cluster.simulation.workloads import Formula
 from cluster.study.opening import open_study
