@@ -21,12 +21,11 @@ from analysis.proxy_wording import Findings, Learned, as_dict, draw, sentences
 from analysis.score_table import (
     ScoreTable,
     aliases,
-    of_study,
     owners,
     read,
     read_costs,
 )
-from analysis.table import TableError
+from analysis.scores import ScoresError
 
 EXAMPLES = """examples:
   python -m analysis.proxy --scores scores.csv --tasks 5 --output outputs/proxy
@@ -45,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         findings = learn(options)
-    except (TableError, ValueError) as error:
+    except ValueError as error:
         sys.stderr.write(f"{error}\n")
         return 2
     for line in sentences(findings):
@@ -63,11 +62,10 @@ def learn(options: argparse.Namespace) -> Findings:
     """Learn the suites that the options ask for.
 
     Raises:
-        TableError: If the scores or the costs cannot be read, or are too few.
+        ScoresError: If the scores or the costs cannot be read, or are too few.
         ValueError: If no set of tasks is within the limits.
     """
-    scored = of_study if options.scores.is_dir() else read
-    table: ScoreTable = scored(options.scores, missing=options.missing)
+    table = read(options.scores, missing=options.missing)
     groups = aliases(table.scores)
     together = owners(table.models, groups) if options.owners else groups
     _check(options, table, together)
@@ -136,7 +134,7 @@ def _check(options: argparse.Namespace, table: ScoreTable, groups: IntArray) -> 
     if options.best is not None and not 3 <= options.best <= len(table.models):
         faults.append(f"--best: expected 3 to {len(table.models)}, got {options.best}")
     if faults:
-        raise TableError("\n".join(faults))
+        raise ScoresError("\n".join(faults))
 
 
 def _limits(options: argparse.Namespace, table: ScoreTable) -> subsets.Limits:
@@ -152,7 +150,7 @@ def _limits(options: argparse.Namespace, table: ScoreTable) -> subsets.Limits:
     if options.tasks is not None and not 1 <= options.tasks <= most:
         faults.append(f"--tasks: expected 1 to {most}, got {options.tasks}")
     if faults:
-        raise TableError("\n".join(faults))
+        raise ScoresError("\n".join(faults))
     usual = most if options.budget is not None else min(MOST_TASKS, most)
     limits = subsets.Limits(
         num_tasks=options.tasks or usual,
@@ -161,7 +159,7 @@ def _limits(options: argparse.Namespace, table: ScoreTable) -> subsets.Limits:
         cover=tuple(np.flatnonzero(kinds == name) for name in dict.fromkeys(options.cover)),
     )
     if not limits.lead_on(()):
-        raise TableError(
+        raise ScoresError(
             f"--cover: expected categories that {limits.num_tasks} tasks can cover"
             f"{' in ' + format(limits.budget, 'g') + ' seconds' if options.costs else ''}, "
             f"got {', '.join(options.cover)}"
@@ -224,7 +222,12 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--scores", type=Path, required=True, metavar="FILE", help="a CSV file, or a study")
+    add(
+        "--scores",
+        required=True,
+        metavar="SOURCE",
+        help="a CSV file, a folder of mteb's results, a study's folder or mlflow:EXPERIMENT",
+    )
     add("--tasks", type=int, metavar="K", help="at most so many (default: 5; all with --budget)")
     add("--budget", type=float, metavar="SECONDS", help="that the tasks may take together")
     add("--costs", type=Path, metavar="FILE", help="a CSV file: task,seconds")

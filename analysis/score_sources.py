@@ -44,17 +44,26 @@ def _read(source: str, tracking_uri: str | None) -> tuple[pd.DataFrame, str]:
         return _mlflow(source.removeprefix(SCHEME), tracking_uri), "metric"
     path = Path(source)
     if path.is_dir():
-        is_study = any((path / "results").glob("*.json"))
-        return (_study(path) if is_study else _mteb(path)), "row"
+        return (_study(path) if is_study(path) else _mteb(path)), "row"
     if not path.is_file():
         raise ScoresError(
             f"scores: expected a CSV file, a folder of results or {SCHEME}EXPERIMENT, "
             f"got nothing at {source}"
         )
-    return _csv(path), "line"
+    return read_csv(path), "line"
 
 
-def _csv(path: Path) -> pd.DataFrame:
+def is_study(path: Path) -> bool:
+    """Whether a path is the folder of one of this project's studies."""
+    return any((path / "results").glob("*.json"))
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    """Read a CSV file as text.
+
+    Raises:
+        ScoresError: If it is none.
+    """
     try:
         return pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
     except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors

@@ -1,4 +1,4 @@
-"""Read a long table of models' scores, say what is missing in it, and find its aliases.
+"""Models' scores without holes: say what is missing in it, and find its aliases.
 
 Nothing is filled in: a model without all scores, or a task that not all models have, is left out
 and named.
@@ -13,9 +13,11 @@ import numpy as np
 import pandas as pd
 
 from analysis.arrays import FloatArray, IntArray
+from analysis.pairs import seed_means
+from analysis.score_sources import is_study, read_csv, read_scores
+from analysis.scores import COLUMNS, Scores, ScoresError, scores_from
 from analysis.table import TableError, load
 
-COLUMNS = ("model", "category", "task", "score")
 ALIAS_TOLERANCE = 5e-4  # of a score: the same weights under two names, run on two machines
 SHOWN = 5  # faults of a kind, before "and N more"
 
@@ -36,11 +38,11 @@ class ScoreTable:
         """Return the table of some tasks.
 
         Raises:
-            TableError: If one of them is not there.
+            ScoresError: If one of them is not there.
         """
         absent = [name for name in names if name not in self.tasks]
         if absent:
-            raise TableError(
+            raise ScoresError(
                 f"tasks: expected some of {', '.join(self.tasks)}, got {', '.join(absent)}"
             )
         kept = [place for place, task in enumerate(self.tasks) if task in names]
@@ -62,40 +64,60 @@ class ScoreTable:
         return balanced
 
 
-def read(path: Path, *, missing: LeftOut = "models") -> ScoreTable:
-    """Read a CSV file with a row for each model and task; leave out what has holes.
+def read(source: str, *, missing: LeftOut = "models") -> ScoreTable:
+    """Read what `score_sources.read_scores` reads, but of a study what chose; leave out holes.
+
+    Scores of several seeds are averaged. Of a study, the finished trials and the baselines are the
+    models.
 
     Raises:
-        TableError: With every fault of the file.
+        ScoresError: With every fault of the source, or if it leaves nothing to learn from.
     """
-    frame = _read_csv(path, COLUMNS)
-    faults = _faults(frame)
-    if faults:
-        raise TableError("\n".join(f"{path}: {fault}" for fault in faults))
-    return _whole(frame, str(path), missing)
+    scores = _of_study(Path(source)) if is_study(Path(source)) else read_scores(source)
+    beyond = np.abs(np.nan_to_num(scores.values)).max(initial=0.0)
+    if beyond > 1:
+        raise ScoresError(
+            f"score: expected -1 to 1, got {beyond:g}; divide scores of 0 to 100 by 100"
+        )
+    wide = pd.DataFrame(seed_means(scores.values), scores.models, scores.tasks)
+    whole, left_out = _without_holes(wide.sort_index().sort_index(axis=1), missing)
+    if not whole.size:
+        raise ScoresError(
+            f"{source}: expected models with a score on every task, got none"
+            f"{'; try --missing tasks' if missing == 'models' else ''}"
+        )
+    kinds = dict(zip(scores.tasks, scores.categories, strict=True))
+    return ScoreTable(
+        models=tuple(map(str, whole.index)),
+        tasks=tuple(map(str, whole.columns)),
+        categories=tuple(kinds[task] for task in whole.columns),
+        scores=whole.to_numpy(dtype=np.float64),
+        left_out=tuple(left_out),
+    )
 
 
-def of_study(folder: Path, *, missing: LeftOut = "models") -> ScoreTable:
-    """Take the choosing scores of a study's finished trials and baselines as those of models.
-
-    Raises:
-        TableError: If the results cannot be read, or leave nothing to learn from.
-    """
-    results = load(folder)
+def _of_study(folder: Path) -> Scores:
+    try:
+        results = load(folder)
+    except TableError as error:
+        raise ScoresError(str(error)) from error
     done = results.trials.loc[results.trials["status"] == "complete", "name"]
     trials = results.scores[results.scores["name"].isin(done)]
     scores = pd.concat([trials, results.baselines], ignore_index=True)
     frame = scores[scores["split"] == "choosing"].assign(model=scores["name"])
-    return _whole(frame, str(folder), missing)
+    return scores_from(frame[list(COLUMNS)])
 
 
 def read_costs(path: Path, tasks: Sequence[str]) -> FloatArray:
     """Read the seconds of each task from a CSV file with the columns `task` and `seconds`.
 
     Raises:
-        TableError: With every task that has no positive number, or two.
+        ScoresError: With every task that has no positive number, or two.
     """
-    frame = _read_csv(path, ("task", "seconds"))
+    frame = read_csv(path)
+    absent = [column for column in ("task", "seconds") if column not in frame.columns]
+    if absent:
+        raise ScoresError(f"{path}: expected the columns task,seconds, got no {', '.join(absent)}")
     seconds = pd.to_numeric(frame.set_index("task")["seconds"], errors="coerce")
     twice = sorted(set(seconds.index[seconds.index.duplicated()]))
     faults = [f"{task}: expected one row, got several" for task in twice]
@@ -103,7 +125,7 @@ def read_costs(path: Path, tasks: Sequence[str]) -> FloatArray:
     bad = found.index[~(np.isfinite(found) & (found > 0))]
     faults += [f"{task}: expected seconds above 0, got {found[task]}" for task in bad]
     if faults:
-        raise TableError("\n".join(f"{path}: {fault}" for fault in faults))
+        raise ScoresError("\n".join(f"{path}: {fault}" for fault in faults))
     return found.to_numpy(dtype=np.float64)
 
 
@@ -131,56 +153,6 @@ def owners(models: Sequence[str], groups: IntArray) -> IntArray:
         other = first.setdefault(model.partition("/")[0], place)
         joined[joined == joined[place]] = joined[other]
     return joined
-
-
-def _whole(frame: pd.DataFrame, source: str, missing: LeftOut) -> ScoreTable:
-    wide = frame.pivot(index="model", columns="task", values="score")
-    whole, left_out = _without_holes(wide, missing)
-    if not whole.size:
-        raise TableError(
-            f"{source}: expected models with a score on every task, got none"
-            f"{'; try --missing tasks' if missing == 'models' else ''}"
-        )
-    kinds = frame.drop_duplicates("task").set_index("task")["category"]
-    return ScoreTable(
-        models=tuple(map(str, whole.index)),
-        tasks=tuple(map(str, whole.columns)),
-        categories=tuple(str(kinds[task]) for task in whole.columns),
-        scores=whole.to_numpy(dtype=np.float64),
-        left_out=tuple(left_out),
-    )
-
-
-def _read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    try:
-        frame = pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise TableError(f"{path}: expected a CSV file, got {error}") from error
-    absent = [column for column in columns if column not in frame.columns]
-    if absent:
-        words = ",".join(columns)
-        raise TableError(f"{path}: expected the columns {words}, got none of {','.join(absent)}")
-    return frame[list(columns)]
-
-
-def _faults(frame: pd.DataFrame) -> list[str]:
-    named = frame[["model", "category", "task"]].isna().any(axis=1)
-    faults = [f"row {number + 2}: expected a name, got none" for number in np.flatnonzero(named)]
-    number = pd.to_numeric(frame["score"], errors="coerce")
-    strange = frame[(number.isna() & frame["score"].notna()) | (number.abs() > 1)]
-    faults += [
-        f"{model} on {task}: expected a score from -1 to 1, got {score!r}"
-        for model, _, task, score in strange.itertuples(index=False)
-    ]
-    twice = frame[frame.duplicated(["model", "task"])]
-    faults += [
-        f"{model} on {task}: expected one row, got several"
-        for model, _, task, _ in twice.itertuples(index=False)
-    ]
-    kinds = frame.groupby("task")["category"].nunique()
-    faults += [f"{task}: expected one category, got {n}" for task, n in kinds[kinds > 1].items()]
-    more = len(faults) - SHOWN
-    return [*faults[:SHOWN], f"and {more} more faults"] if more > 0 else faults
 
 
 def _without_holes(wide: pd.DataFrame, missing: LeftOut) -> tuple[pd.DataFrame, list[str]]:

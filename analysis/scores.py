@@ -22,7 +22,7 @@ class ScoresError(ValueError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scores:
-    """Scores by model, seed and task; NaN where there is none.
+    """Scores by model, seed and task; NaN where there is none or where it is blank.
 
     `values` is (M, S, T). A table without seeds has one, "".
     """
@@ -134,11 +134,8 @@ def _cell_faults(given: pd.DataFrame, named: pd.DataFrame, lines: str) -> list[s
         texts = ", ".join(map(repr, raw[strange].unique()[:SHOWN]))
         places = _places(named.index[strange], lines)
         faults.append(f"score: expected a number, got {texts} in {places}")
-    if absent.any():
-        faults.append(
-            f"score: expected a number, got none in {_places(named.index[absent], lines)}; "
-            "leave out the rows of tasks that were not scored"
-        )
+    if absent.all():
+        faults.append(f"score: expected a number in some {lines}, got none")
     endless = np.isinf(named["score"])
     if endless.any():
         places = _places(named.index[endless], lines)

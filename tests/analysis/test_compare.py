@@ -152,6 +152,15 @@ def test_missing_cells_lower_n_and_are_said(tmp_path: Path, capsys: Any) -> None
     assert rows[1]["note"] == ""
 
 
+def test_a_blank_score_is_a_missing_one(tmp_path: Path, capsys: Any) -> None:
+    frame = table(models=2)
+    frame.loc[3, "score"] = np.nan
+    rows = compared(frame, tmp_path, capsys, "--category", "all")
+    assert (rows[0]["n"], rows[0]["note"]) == (11, "model-0 has no score on t03")
+    none = frame.assign(score=np.nan)
+    assert "score: expected a number in some line, got none" in refused(none, tmp_path, capsys)
+
+
 def test_models_without_a_common_task_leave_the_family(tmp_path: Path, capsys: Any) -> None:
     frame = table(models=3)
     half = frame["task"] < "t06"
@@ -220,8 +229,6 @@ def test_every_fault_is_in_one_message(tmp_path: Path, capsys: Any) -> None:
     assert refused(frame, tmp_path, capsys, "--models", "model-0", "Qwen").splitlines() == [
         "model: expected a name, got nothing in line 7",
         "score: expected a number, got 'good' in line 2",
-        "score: expected a number, got none in line 3; leave out the rows of tasks that were not "
-        "scored",
         "score: expected a finite number, got infinity in line 5",
         "score: expected one for each model, task and seed, got 2 of model-1 on t00 (lines 6, "
         "10); keep one, or give the runs a column 'seed'",

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from analysis import proxy
-from analysis.score_table import aliases, of_study, owners, read, read_costs
-from analysis.table import TableError
+from analysis.score_table import aliases, owners, read, read_costs
+from analysis.scores import ScoresError
 from tests.analysis.conftest import Study
 from tests.analysis.scores import drawn, write
 
@@ -85,21 +85,21 @@ def test_searches_are_compared_on_the_same_splits(
 
 def test_what_lacks_scores_is_left_out_and_named(tmp_path: Path) -> None:
     table = write(tmp_path / "scores.csv", drawn(12, 4), without=((3, 1), (3, 2), (5, 2)))
-    of_models = read(table)
+    of_models = read(str(table))
     assert of_models.left_out == (
         "owner3/m03: no score on t01, t02",
         "owner5/m05: no score on t02",
     )
     assert of_models.scores.shape == (10, 4)
-    of_tasks = read(table, missing="tasks")
+    of_tasks = read(str(table), missing="tasks")
     assert of_tasks.left_out == (
         "t01: no score of owner3/m03",
         "t02: no score of owner3/m03, owner5/m05",
     )
     assert of_tasks.tasks == ("t00", "t03")
     every = write(tmp_path / "holes.csv", drawn(2, 2), without=((0, 1), (1, 0)))
-    with pytest.raises(TableError, match=r"a score on every task, got none; try --missing tasks"):
-        read(every)
+    with pytest.raises(ScoresError, match=r"a score on every task, got none; try --missing tasks"):
+        read(str(every))
 
 
 def test_every_fault_of_a_table_is_listed(tmp_path: Path) -> None:
@@ -108,26 +108,26 @@ def test_every_fault_of_a_table_is_listed(tmp_path: Path) -> None:
         "model,category,task,score\na,STS,x,0.5\na,STS,x,0.6\nb,STS,x,7\nc,STS,x,high\n"
         "d,Retrieval,x,0.2\n,STS,x,0.1\n"
     )
-    with pytest.raises(TableError) as raised:
-        read(table)
-    assert [line.partition(": ")[2] for line in str(raised.value).splitlines()] == [
-        "row 7: expected a name, got none",
-        "b on x: expected a score from -1 to 1, got '7'",
-        "c on x: expected a score from -1 to 1, got 'high'",
-        "a on x: expected one row, got several",
-        "x: expected one category, got 2",
+    with pytest.raises(ScoresError) as raised:
+        read(str(table))
+    assert str(raised.value).splitlines() == [
+        "model: expected a name, got nothing in line 7",
+        "score: expected a number, got 'high' in line 5",
+        "score: expected one for each model, task and seed, got 2 of a on x (lines 2, 3); keep "
+        "one, or give the runs a column 'seed'",
+        "category: expected one for each task, got Retrieval, STS for x",
     ]
-    table.write_text("model,task\n")
-    with pytest.raises(TableError, match=r"the columns model,category,task,score, got none of ca"):
-        read(table)
-    with pytest.raises(TableError, match="expected a CSV file"):
-        read(tmp_path / "none.csv")
+    table.write_text("model,category,task,score\na,STS,x,50\nb,STS,x,60\n")
+    with pytest.raises(ScoresError, match="expected -1 to 1, got 60; divide scores of 0 to 100"):
+        read(str(table))
+    with pytest.raises(ScoresError, match="expected a CSV file"):
+        read(str(tmp_path / "none.csv"))
 
 
 def test_costs_are_complete(tmp_path: Path) -> None:
     costs = tmp_path / "costs.csv"
     costs.write_text("task,seconds\na,1\nb,-2\nc,3\nc,4\n")
-    with pytest.raises(TableError) as raised:
+    with pytest.raises(ScoresError) as raised:
         read_costs(costs, ("a", "b", "c", "d"))
     assert [line.partition(": ")[2] for line in str(raised.value).splitlines()] == [
         "c: expected one row, got several",
@@ -171,7 +171,7 @@ def test_aliases_of_aliases_and_owners_are_joined() -> None:
 
 
 def test_a_study_s_finished_trials_are_models(make_study: Callable[..., Study]) -> None:
-    table = of_study(make_study().folder)
+    table = read(str(make_study().folder))
     assert set(table.categories) == {"Classification", "Clustering", "Retrieval", "STS"}
     assert len(table.models) >= 10
     assert all(model.startswith("search-") for model in table.models)
