@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from analysis.pseudovalues import FloatArray
+from analysis.arrays import FloatArray
 
 if TYPE_CHECKING:
     import optuna

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from analysis.arrays import FloatArray
+from analysis.arrays import BoolArray, FloatArray
 from analysis.contrasts import ALPHA
 from analysis.inference.corrections import Correction
 
@@ -28,6 +28,7 @@ def notes(
     moved = (found["wins"] + found["losses"]).to_numpy()
     number, left, right = (found[name].to_numpy() for name in ("n", "left", "right"))
     family = int(found["p"].notna().sum())
+    large = np.nanmax(np.abs(table), axis=1, initial=0.0)
     late = _late(int(moved.max(initial=0)), family, correction)
     texts = []
     for at in range(len(found)):
@@ -45,8 +46,38 @@ def notes(
             parts.append(late)
         if number[at] == 1:
             parts.append("one task, so no interval")
+        if (large[left[at]] > 1) != (large[right[at]] > 1) and number[at]:
+            parts.append("perhaps two scales, 0 to 1 and 0 to 100")
         texts.append("; ".join(parts))
     return texts
+
+
+def seed_notes(
+    found: pd.DataFrame, known: BoolArray, models: Sequence[str], seeds: Sequence[str]
+) -> list[str]:
+    """What averaging over seeds leaves out, for each pair; known is (M, S, n)."""
+    if len(seeds) == 1:
+        return [""] * len(found)
+    has = [_seeds(model, seeds) for model in known]
+    texts = []
+    for left, right in zip(found["left"], found["right"], strict=True):
+        text = "scores are means over seeds, whose luck p and interval do not cover"
+        if has[left] != has[right] or "some tasks" in has[left]:
+            text += f"; {models[left]} has {has[left]}, {models[right]} {has[right]}"
+        texts.append(text)
+    return texts
+
+
+def _seeds(known: BoolArray, seeds: Sequence[str]) -> str:
+    """The seeds of a model with known scores (S, n), in words.
+
+    >>> _seeds(np.array([[True, True], [True, False]]), ["1", "2"])
+    'seeds 1, 2, not all on some tasks'
+    """
+    there = np.flatnonzero(known.any(axis=1))
+    scored = known[there][:, known.any(axis=0)]
+    words = ", ".join(seeds[int(at)] for at in there)
+    return f"seeds {words}" + ("" if scored.all() else ", not all on some tasks")
 
 
 def _gap(model: str, gap: Sequence[int], tasks: Sequence[str]) -> str:

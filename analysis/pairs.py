@@ -20,7 +20,7 @@ from analysis.inference.corrections import CORRECTIONS, Correction
 from analysis.inference.effects import mean_difference
 from analysis.inference.related import cluster_means, clusters
 from analysis.inference.signed_rank import Zeros, signed_rank
-from analysis.pair_notes import notes
+from analysis.pair_notes import notes, seed_notes
 from analysis.scores import ALL, Scores
 
 KEYS = (
@@ -56,7 +56,10 @@ def compare_pairs(
         found = _family(table, correction, zeros)
         found.insert(0, "category", name)
         remarks = notes(found, table, models, tasks, correction)
-        found["note"] = _with_seeds(remarks, scores)
+        known = ~np.isnan(scores.values[chosen][:, :, at])
+        about = seed_notes(found, known, models, scores.seeds)
+        both = zip(remarks, about, strict=True)
+        found["note"] = ["; ".join(filter(None, texts)) for texts in both]
         found.insert(0, "b", np.array(models, dtype=object)[found.pop("right")])
         found.insert(0, "a", np.array(models, dtype=object)[found.pop("left")])
         parts.append(found)
@@ -101,10 +104,3 @@ def _family(table: FloatArray, correction: Correction, zeros: Zeros) -> pd.DataF
             "ties": (rows == 0).sum(axis=1),
         }
     )
-
-
-def _with_seeds(remarks: list[str], scores: Scores) -> list[str]:
-    if len(scores.seeds) == 1:
-        return remarks
-    averaged = "scores are means over seeds, whose luck p and interval do not cover"
-    return [f"{remark}; {averaged}" if remark else averaged for remark in remarks]

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
+from scipy import optimize, special
 
 from analysis.contrasts import ALPHA, Share, shares
 from analysis.inference.signed_rank import signed_rank
@@ -25,6 +26,7 @@ from analysis.score_sources import read_scores
 from analysis.scores import ScoresError
 
 DRAWS = 20_000
+LUCK = special.ndtri((np.arange(64) + 0.5) / 64)  # of one seed, at quantiles of a normal
 SEED = 20240904  # of the simulation, so that a plan can be repeated
 
 
@@ -82,9 +84,26 @@ def look_ahead(plan: Plan, noise: Noise, generator: np.random.Generator) -> Outl
         tasks_needed=plan.tasks_needed,
         power_over_tasks=power_over_tasks(plan, noise, plan.effect, generator),
         false_claims=power_over_tasks(plan, noise, 0.0, generator),
-        power_over_seeds_and_tasks=power(parts, plan.effect, plan.level),
-        detectable=smallest_detectable(parts, plan.level),
+        power_over_seeds_and_tasks=_power(parts, plan, noise, plan.effect),
+        detectable=_detectable(parts, plan, noise),
     )
+
+
+def _power(parts: Sequence[Share], plan: Plan, noise: Noise, effect: float) -> float:
+    """The power over seeds and tasks; the test of one seed takes that seed's luck for effect."""
+    luck = noise.seed * LUCK if plan.seeds == 1 else np.zeros(1)
+    return float(np.mean([power(parts, effect + each, plan.level) for each in luck]))
+
+
+def _detectable(parts: Sequence[Share], plan: Plan, noise: Noise) -> float:
+    """The smallest effect found with 80 % power; infinite where luck alone is found as often."""
+    calm = smallest_detectable(parts, plan.level)
+    if plan.seeds > 1 or not noise.seed or math.isinf(calm):
+        return calm
+    if _power(parts, plan, noise, 0.0) >= POWER:
+        return math.inf
+    most = calm + 10 * noise.seed
+    return float(optimize.brentq(lambda e: _power(parts, plan, noise, e) - POWER, 0.0, most))
 
 
 def variance_shares(seeds: int, tasks: int, noise: Noise) -> tuple[Share, ...]:

@@ -15,8 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse, stats
 
-from analysis.arrays import FloatArray as FloatArray
-from analysis.arrays import IntArray
+from analysis.arrays import FloatArray, IntArray
 
 LARGEST_GROUP = 0.1  # share of the pairs; above it, groups are no units, documents are
 

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 
 from analysis import svg
+from analysis.arrays import FloatArray
 from analysis.figures import styled
-from analysis.pseudovalues import FloatArray
 
 SHORT = 60  # letters of a design
 MOST_BARS = 12

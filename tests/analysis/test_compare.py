@@ -152,6 +152,24 @@ def test_missing_cells_lower_n_and_are_said(tmp_path: Path, capsys: Any) -> None
     assert rows[1]["note"] == ""
 
 
+def test_other_seeds_and_scales_are_told(tmp_path: Path, capsys: Any) -> None:
+    drawn = np.random.default_rng(0)
+    rows = [
+        {"model": model, "category": "STS", "task": f"t{task}", "seed": seed}
+        | {"score": scale * float(drawn.uniform())}
+        for model, seeds, scale in (("A", (1, 2), 1), ("B", (7,), 1), ("C", (1, 2), 100))
+        for task in range(6)
+        for seed in seeds
+        if (model, task, seed) != ("C", 0, 2)
+    ]
+    found = compared(pd.DataFrame(rows), tmp_path, capsys, "--category", "STS")
+    notes = {(row["a"], row["b"]): row["note"] for row in found}
+    assert notes["A", "B"].endswith("; A has seeds 1, 2, B seeds 7")
+    assert "perhaps two scales" not in notes["A", "B"]
+    assert "perhaps two scales, 0 to 1 and 0 to 100" in notes["A", "C"]
+    assert notes["A", "C"].endswith("C seeds 1, 2, not all on some tasks")
+
+
 def test_a_blank_score_is_a_missing_one(tmp_path: Path, capsys: Any) -> None:
     frame = table(models=2)
     frame.loc[3, "score"] = np.nan

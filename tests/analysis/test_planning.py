@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,18 @@ def test_the_luck_of_one_seed_makes_false_claims() -> None:
     calm = Noise(seed=0.0, task=0.005, rest=0.001)
     outlook = look_ahead(Plan(tasks=20, seeds=1, effect=0.01), calm, np.random.default_rng(0))
     assert outlook.false_claims == pytest.approx(0.05, abs=0.008)
+
+
+def test_the_power_of_one_seed_is_that_of_its_luck_too() -> None:
+    noise, plan = Noise(seed=0.01, task=0.005, rest=0.001), Plan(tasks=20, seeds=1, effect=0.02)
+    outlook = look_ahead(plan, noise, np.random.default_rng(0))
+    generator = np.random.default_rng(1)
+    luck = 0.01 * generator.normal(size=(20_000, 1))
+    rows = 0.02 + luck + np.hypot(0.005, 0.001) * generator.normal(size=(20_000, 20))
+    found = np.mean(np.asarray(stats.ttest_1samp(rows, 0, axis=1).pvalue) <= 0.05)
+    assert outlook.power_over_seeds_and_tasks == pytest.approx(found, abs=0.02)
+    calm = look_ahead(plan, replace(noise, seed=0.0), np.random.default_rng(0))
+    assert outlook.detectable > calm.detectable
 
 
 def long_table(seeds: int = 6, models: int = 8, tasks: int = 60) -> pd.DataFrame:
