@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from trainables import packing
 from trainables.model.tokens import Padded
+from trainables.team import ALONE, Team
 from trainables.tokenizer import Tokenizer
 
 Floats = NDArray[np.float32]
@@ -51,6 +53,7 @@ def encode_packed(
     instruction: str = "",
     mini_batch_tokens: int,
     device: torch.device,
+    team: Team = ALONE,
 ) -> Floats:
     """Return the embeddings [texts, dim] of texts packed by their tokens, next to nothing padded.
 
@@ -64,32 +67,35 @@ def encode_packed(
         instruction: Written before each.
         mini_batch_tokens: In one call of `embed`; a longer text comes alone.
         device: Of the model.
+        team: The workers that call this together with the same texts; each embeds its share.
     """
+    chunks = [texts[start : start + TOGETHER] for start in range(0, len(texts), TOGETHER)]
 
-    def packed(start: int) -> packing.Packed:
-        rows = tokenizer.rows(texts[start : start + TOGETHER], max_tokens, instruction)
-        number = packing.num_mini_batches([len(ids) for ids, _ in rows], mini_batch_tokens)
-        return packing.pack(rows, number, tokenizer.padding)
+    def packed(chunk: Sequence[str]) -> packing.Packed:
+        rows = tokenizer.rows(chunk, max_tokens, instruction)
+        return team.pack(rows, mini_batch_tokens, tokenizer.padding)
 
-    return np.concatenate([_embedded(embed, each.to(device)) for each in _ahead(packed, texts)])
+    def embedded(part: packing.Packed) -> torch.Tensor:
+        here = part.to(device)
+        return torch.cat([embed(blocks) for blocks in here.mini_batches])[here.order].float()
+
+    vectors = [
+        team.gather(partial(embedded, part), len(chunk)).cpu().numpy()
+        for chunk, part in zip(chunks, _ahead(packed, chunks), strict=True)
+    ]
+    return np.concatenate(vectors)
 
 
 def _ahead(
-    packed: Callable[[int], packing.Packed], texts: Sequence[str]
+    packed: Callable[[Sequence[str]], packing.Packed], chunks: Sequence[Sequence[str]]
 ) -> Iterator[packing.Packed]:
-    """Yield the packed texts, the next ones being made in a thread."""
+    """Yield the packed chunks, the next one being made in a thread."""
     with ThreadPoolExecutor(max_workers=1) as pool:
-        coming = pool.submit(packed, 0)
-        for start in range(TOGETHER, len(texts), TOGETHER):
-            here, coming = coming.result(), pool.submit(packed, start)
+        coming = pool.submit(packed, chunks[0])
+        for chunk in chunks[1:]:
+            here, coming = coming.result(), pool.submit(packed, chunk)
             yield here
         yield coming.result()
-
-
-def _embedded(embed: Callable[[list[Padded]], torch.Tensor], packed: packing.Packed) -> Floats:
-    parts = [embed(blocks) for blocks in packed.mini_batches]
-    vectors: Floats = torch.cat(parts)[packed.order].float().cpu().numpy()
-    return vectors
 
 
 def unit(embeddings: Any) -> Floats:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -72,6 +72,11 @@ class Evaluation:
         for task, score in self.scores.items():
             by_category.setdefault(self.categories[task], []).append(score)
         return fmean(map(fmean, by_category.values()))
+
+    @property
+    def summary(self) -> Evaluation:
+        """The same without items and mteb's results."""
+        return replace(self, items=ITEM_SCHEMA.empty_table(), results=())
 
     def write_items(self, path: Path) -> None:
         """Write the items as a parquet file."""

@@ -39,6 +39,7 @@ from trainables.model.embedder import Embedder
 from trainables.model.tokens import Padded
 from trainables.objective import contrastive_loss, temperature
 from trainables.overlay import as_dict
+from trainables.team import Encoder, Team
 
 PROJECT = "poolsearch"
 PACKAGES = ("torch", "transformers", "peft", "deepspeed", "mteb")
@@ -73,6 +74,8 @@ class Trainer:
         )
         self.temperature = objective.temperature
         self.engine = engine.initialize(trainee, config.engine, config.training)
+        workers, stage = config.engine.num_workers, config.engine.zero_stage
+        self.team = Team(session.rank, workers, alike=stage == 3 and workers > 1)
         self.memory = Memory(session.folder / "memory.json", config.training.mini_batch_tokens)
 
     @cached_property
@@ -234,6 +237,7 @@ class Trainer:
             instruction=written if instruction is None else instruction,
             mini_batch_tokens=self.config.evaluation.mini_batch_tokens,
             device=self.engine.device,
+            team=self.team,
         )
 
     def _written(self, role: str | None) -> tuple[str, int]:
@@ -247,9 +251,6 @@ class Trainer:
         beat(self.session.folder)
         embeddings: torch.Tensor = self.engine(blocks)[0]
         return embeddings
-
-    def _prompted(self, instruction: str) -> encoding.Encode:
-        return partial(self.encode, instruction=instruction)
 
     def score(self) -> Iterator[Scored | Outcome]:
         """Save the weights, score the tasks and write the values behind the scores.
@@ -278,17 +279,24 @@ class Trainer:
     def _evaluate(
         self, tasks: Sequence[str], split: Split, only: str | None = None
     ) -> evaluation.Evaluation:
-        """Score tasks, or the one of them that is named."""
-        prompts = self.config.evaluation.prompts
-        return evaluation.evaluate(
-            self.encode,
-            tasks,
-            split=split,
-            only=only,
-            batch_size=encoding.HANDED_OVER,
-            alike=self._written,
-            prompted=self._prompted if prompts == "mteb" else None,
+        """Score tasks, or the one of them that is named, with all workers' help."""
+        asks_mteb = self.config.evaluation.prompts == "mteb"
+
+        def score(encode: Encoder) -> evaluation.Evaluation:
+            return evaluation.evaluate(
+                encode,
+                tasks,
+                split=split,
+                only=only,
+                batch_size=encoding.HANDED_OVER,
+                alike=self._written,
+                prompted=(lambda words: partial(encode, instruction=words)) if asks_mteb else None,
+            )
+
+        result: evaluation.Evaluation = self.team.work(
+            self.encode, score, lambda result: result.summary
         )
+        return result
 
     def _outcome(self, result: evaluation.Evaluation, items: Path) -> Outcome:
         return Outcome(
