@@ -10,6 +10,8 @@ from analysis.contrasts import Contrast, Differences, compare, pair
 from analysis.pseudovalues import SeedsByItems, seeds_by_items
 from analysis.table import Results, category_scores
 
+EVERYWHERE = "the mean of all tasks"  # what stands beside the categories
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Arm:
@@ -55,9 +57,26 @@ def confirmed_arms(results: Results) -> list[Arm]:
 
 def confirming_tasks(results: Results, category: str) -> list[str]:
     """The tasks of a category that were scored on the confirming split, by name."""
-    scores = results.scores
-    chosen = (scores["split"] == "confirming") & (scores["category"] == category)
-    return sorted(set(scores.loc[chosen, "task"]))
+    return _tasks(results, "confirming", category)
+
+
+def choosing_tasks(results: Results, category: str) -> list[str]:
+    """The tasks of a category that were scored on the choosing split, by name."""
+    return _tasks(results, "choosing", category)
+
+
+def _tasks(results: Results, split: str, category: str) -> list[str]:
+    scores = results.scores[results.scores["split"] == split]
+    chosen = scores if category == EVERYWHERE else scores[scores["category"] == category]
+    return sorted(set(chosen["task"]))
+
+
+def means_in(results: Results, split: str, category: str) -> "pd.Series[float] | None":
+    """The score of each complete row in a category; of all categories the mean over them."""
+    scores = category_scores(results, split)
+    if category == EVERYWHERE:
+        return scores.mean(axis=1, skipna=False)
+    return scores[category] if category in scores else None
 
 
 def choosing_rows(results: Results, arm: Arm) -> list[str]:
@@ -77,26 +96,26 @@ def choosing_rows(results: Results, arm: Arm) -> list[str]:
 
 def choosing_score(results: Results, arm: Arm, category: str) -> float:
     """Mean choosing score of the arm's configuration; of several of its design, the best one's."""
-    scores = category_scores(results, "choosing")
+    scores = means_in(results, "choosing", category)
     rows = choosing_rows(results, arm)
-    if category not in scores or not rows:
+    if scores is None or not rows:
         return float("nan")
-    own = scores[category].reindex(rows)
+    own = scores.reindex(rows)
     digests = results.trials.set_index("name")["digest"].reindex(rows)
     return float(own.groupby(digests).mean().max())
 
 
 def contrast_in(
-    items: pd.DataFrame, arm: Arm, other: Arm, category: str, tasks: Sequence[str]
+    items: pd.DataFrame, arm: Arm, other: Arm, tasks: Sequence[str]
 ) -> CategoryContrast:
-    """Arm minus other over the `tasks` of a category that both have, on the seeds of all of them.
+    """Arm minus other over those of the `tasks` that both have, on the seeds of all of them.
 
     `items` has the items of both arms' rows, with their `name`.
     """
     found: dict[str, Differences] = {}
     dropped = []
     for task in tasks:
-        left, right = (on_task(items, a, category, task) for a in (arm, other))
+        left, right = (on_task(items, a, task) for a in (arm, other))
         if not left.seeds or not right.seeds:
             absent = arm.label if not left.seeds else other.label
             dropped.append(f"{task}: no items of {absent}")
@@ -121,8 +140,8 @@ def joined(found: Mapping[str, Differences], dropped: Sequence[str]) -> Category
     return CategoryContrast(contrast=contrast, tasks=tuple(used), dropped=(*dropped, *lost))
 
 
-def on_task(items: pd.DataFrame, arm: Arm, category: str, task: str) -> SeedsByItems:
+def on_task(items: pd.DataFrame, arm: Arm, task: str) -> SeedsByItems:
     """An arm's runs on a task; without seeds where it has no items."""
-    mine = items[(items["category"] == category) & (items["task"] == task)]
+    mine = items[items["task"] == task]
     runs = {seed: mine[mine["name"] == name] for seed, name in arm.rows.items()}
     return seeds_by_items({seed: run for seed, run in runs.items() if len(run)})

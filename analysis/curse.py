@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis.arms import Arm, choosing_score, contrast_in
+from analysis.arms import Arm, choosing_score, confirming_tasks, contrast_in
 from analysis.contrasts import Contrast
 from analysis.table import Results
 
@@ -43,19 +43,13 @@ def leads(
         return []
     found = []
     for category in categories:
-        tasks = _tasks(results, category)
+        tasks = confirming_tasks(results, category)
         for arm in finalists:
             selected = choosing_score(results, arm, category) - choosing_score(
                 results, controls[0], category
             )
-            made = contrast_in(items, arm, controls[0], category, tasks).contrast
+            made = contrast_in(items, arm, controls[0], tasks).contrast
             if made is not None and selected == selected:
                 lead = Lead(label=arm.label, category=category, selected=selected, confirmed=made)
                 found.append(lead)
     return found
-
-
-def _tasks(results: Results, category: str) -> list[str]:
-    scores = results.scores
-    chosen = (scores["split"] == "confirming") & (scores["category"] == category)
-    return sorted(set(scores.loc[chosen, "task"]))

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from analysis.arms import Arm, CategoryContrast, confirming_tasks, joined, on_task
+from analysis.arms import EVERYWHERE, Arm, CategoryContrast, confirming_tasks, joined, on_task
 from analysis.contrasts import Differences, blend, pair
 from analysis.factorial import CellContrast, Levels, interactions, levels_of, main_effects
 from analysis.pseudovalues import SeedsByItems
@@ -17,7 +17,6 @@ from analysis.table import Results, parameter_columns
 from analysis.wording import Finding
 
 TUNED = ("training.", "objective.")
-EVERYWHERE = "all categories"
 Evidence = Mapping[str, Sequence[SeedsByItems]]  # of each cell, by task
 
 
@@ -31,7 +30,7 @@ def factor_effects(
     cells = cell_levels(results, arms)
     tasks = {category: confirming_tasks(results, category) for category in categories}
     evidence = {
-        task: [on_task(items, arm, category, task) for arm in arms]
+        task: [on_task(items, arm, task) for arm in arms]
         for category, names in tasks.items()
         for task in names
     }

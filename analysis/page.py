@@ -30,7 +30,8 @@ METHOD = (
     "control's read-out, the causal mean and each finalist's own design, all before training. It "
     "is picked on the confirming split, which favours the untrained side.",
     "p values are corrected by Holm's method within each of two families: the winner against the "
-    "control in each category, and the winner against the best untrained model in each category. "
+    "control in each category and on the mean of all tasks, and the winner against the best "
+    "untrained model likewise. "
     "Nothing is corrected across the two. Each interval covers its own true difference 95 % of "
     "the time; the intervals are not simultaneous, so one may leave out 0 while Holm's p is above "
     "0.05. The sentences follow Holm's p.",

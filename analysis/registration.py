@@ -11,7 +11,14 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from analysis.arms import Arm, choosing_rows, choosing_score, contrast_in
+from analysis.arms import (
+    EVERYWHERE,
+    Arm,
+    choosing_rows,
+    choosing_score,
+    choosing_tasks,
+    contrast_in,
+)
 from analysis.contrasts import ALPHA, shares
 from analysis.power import power, smallest_detectable
 from analysis.table import Results, items
@@ -89,7 +96,8 @@ def make(
     """The plan of a confirmation of `designs`, from what the search has found."""
     arms = [_arm(design) for design in designs if design.role == FINALIST]
     control = next(_arm(design) for design in designs if design.role == CONTROL)
-    winners = {category: _winner(results, arms, category) for category in tasks}
+    asked = [*tasks, EVERYWHERE] if len(tasks) > 1 else list(tasks)
+    winners = {category: _winner(results, arms, category) for category in asked}
     known = {category: arm for category, arm in winners.items() if arm is not None}
     level = ALPHA / max(len(known), 1)
     outlook = {
@@ -133,11 +141,9 @@ def _outlook(
     if not all(rows):
         return None
     ours, theirs = (replace(a, rows={0: r[0]}) for a, r in zip((arm, control), rows, strict=True))
-    scores = results.scores
-    chosen = (scores["split"] == "choosing") & (scores["category"] == category)
-    tasks = sorted(set(scores.loc[chosen, "task"]))
+    tasks = choosing_tasks(results, category)
     evidence = items(results, [row for (row,) in rows])
-    pilot = contrast_in(evidence, ours, theirs, category, tasks).contrast
+    pilot = contrast_in(evidence, ours, theirs, tasks).contrast
     if pilot is None:
         return None
     still = shares(0.0, num_seeds, pilot.variance_items, pilot.num_items)
@@ -244,7 +250,7 @@ def sentences(plan: Registration) -> list[str]:
         f"Tested: {plan.test}; {plan.correction}, at {plan.alpha:g}.",
     ]
     for category, label in plan.winners.items():
-        line = f"{category} ({', '.join(plan.tasks[category])})"
+        line = f"{category} ({', '.join(plan.tasks.get(category, ('tasks counting alike',)))})"
         line += f": {label}" if len(finalists) > 1 else ""
         found = plan.outlook.get(category)
         if found:

@@ -10,11 +10,19 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from analysis.arms import Arm, choosing_score, confirmed_arms, confirming_tasks, contrast_in
+from analysis.arms import (
+    EVERYWHERE,
+    Arm,
+    choosing_score,
+    confirmed_arms,
+    confirming_tasks,
+    contrast_in,
+    means_in,
+)
 from analysis.factor_effects import factor_effects
 from analysis.gaps import Gap, gaps
 from analysis.inference.corrections import holm
-from analysis.table import Results, category_scores, items
+from analysis.table import Results, items
 from analysis.wording import Finding, describe
 
 
@@ -52,7 +60,8 @@ def reach_verdict(results: Results) -> Verdict:
     categories = sorted(set(results.scores["category"]))
     if any(arm.role == "cell" for arm in arms):
         return _of_cells(results, arms, categories, evidence, missing)
-    winners = {c: winner_in(results, arms, c) for c in categories}
+    asked = [*categories, EVERYWHERE] if len(categories) > 1 else categories
+    winners = {c: winner_in(results, arms, c) for c in asked}
 
     def against(find: Callable[[str], Arm | None], name: str, absent: str) -> tuple[Finding, ...]:
         found = [
@@ -153,7 +162,7 @@ def _find(results: Results, evidence: pd.DataFrame, finding: Finding, absent: st
     if winner.design == baseline.design and baseline.role == "control":
         return replace(finding, why_not=f"the winner, {winner.label}, is the control's own design")
     tasks = confirming_tasks(results, finding.category)
-    made = contrast_in(evidence, winner, baseline, finding.category, tasks)
+    made = contrast_in(evidence, winner, baseline, tasks)
     why_not = "" if made.contrast else "the two have no scored items in common"
     return replace(
         finding, contrast=made.contrast, tasks=made.tasks, dropped=made.dropped, why_not=why_not
@@ -162,12 +171,10 @@ def _find(results: Results, evidence: pd.DataFrame, finding: Finding, absent: st
 
 def _best_untrained(results: Results, untrained: list[Arm], category: str) -> Arm | None:
     """The best on the confirming split of the untrained arms that were run; favours no winner."""
-    scores = category_scores(results, "confirming")
-    if category not in scores or not untrained:
+    scores = means_in(results, "confirming", category)
+    if scores is None or not untrained:
         return None
-    means = {
-        arm.digest: scores[category].reindex(list(arm.rows.values())).mean() for arm in untrained
-    }
+    means = {arm.digest: scores.reindex(list(arm.rows.values())).mean() for arm in untrained}
     known = [arm for arm in untrained if means[arm.digest] == means[arm.digest]]
     return max(known, key=lambda arm: means[arm.digest]) if known else None
 

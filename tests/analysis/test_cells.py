@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from analysis.arms import EVERYWHERE
 from analysis.inference.corrections import holm
 from analysis.report import write
 from analysis.table import load
@@ -96,11 +97,11 @@ def crossed(tmp_path: Path) -> Study:
 
 def test_the_factors_that_matter_are_found(crossed: Study) -> None:
     verdict = reach_verdict(load(crossed.folder))
-    kinds = (*sorted(CATEGORIES), "all categories")
+    kinds = (*sorted(CATEGORIES), EVERYWHERE)
     assert len(verdict.main_effects) == 3 * len(kinds)  # two masks and a scope, no learning rate
     assert len(verdict.interactions) == 2 * len(kinds)
     best = {f.category: f for f in verdict.main_effects if f.outcome == "better"}
-    assert "all categories" in best
+    assert EVERYWHERE in best
     assert {f.winner.label for f in best.values() if f.winner} == {"attention.mask bidirectional"}
     for finding in (best["Retrieval"], best["Classification"]):
         contrast = finding.contrast

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from analysis.arms import confirmed_arms
+from analysis.arms import EVERYWHERE, confirmed_arms
 from analysis.registration import (
     FILE,
     Design,
@@ -51,7 +51,7 @@ def test_winners_are_known_before_anything_is_confirmed(filled: Any, make_study:
     before = make(load(study.folder), DESIGNS, SEEDS, TASKS, 0.01)
     assert before == make(load(filled.folder), DESIGNS, SEEDS, TASKS, 0.01)
     assert before.winners["Retrieval"] == label(BETTER)
-    assert set(before.outlook) == set(CATEGORIES)
+    assert set(before.outlook) == {*CATEGORIES, EVERYWHERE}
 
 
 def test_the_outlook_has_more_power_for_more(plan: Registration, filled: Any) -> None:

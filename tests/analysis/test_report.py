@@ -236,7 +236,7 @@ def test_the_method_says_what_an_interval_covers(written: Path) -> None:
         "other training seeds and other items (queries, test texts, sets, documents) of the same",
         "not cover other tasks, another corpus, other few-shot fits of the classifier (their seed "
         "is fixed for all designs) or other k-means seeds",
-        "each of two families: the winner against the control in each category, and the winner",
+        "each of two families: the winner against the control in each category and on the mean",
         "the best of the untrained models that were run, no more",
     ):
         assert words in text
