@@ -36,7 +36,18 @@ PLAN = [
     {"role": role, "params": params, "seed": 1, "steps": SETTINGS["training.steps"]}
     for role, params in (("control", CONTROL), ("finalist", FINALIST))
 ]
-SEARCHED = {"trial": "search-0001", "role": "search", "split": "choosing", "status": "complete"}
+SEARCHED: dict[str, Any] = {
+    "trial": "search-0001",
+    "role": "search",
+    "split": "choosing",
+    "status": "complete",
+    **dict.fromkeys(("study", "digest", "design", "label"), "searched"),
+    **dict.fromkeys(("seed", "steps", "total_steps", "seconds", "trainable_parameters"), 0),
+    "failures": {},
+    "versions": {},
+    "reason": None,
+    "curve": [],
+}
 
 
 def confirm(outputs: Path, model: str, pairs: str, under: str) -> list[dict[str, Any]]:
