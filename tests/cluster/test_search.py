@@ -232,7 +232,8 @@ def check_mlflow(outputs: Path, table: list[dict[str, Any]]) -> None:
     children = {run.data.tags["trial"]: run for run in runs if run is not parent}
     assert children.keys() == {row["trial"] for row in table}
     assert parent.info.status == "FINISHED"
-    assert [a.path for a in client.list_artifacts(parent.info.run_id)] == ["report.html"]
+    files = [file.path for file in client.list_artifacts(parent.info.run_id)]
+    assert files == ["report.html", "report.md"]
     for row in table:
         run = children[row["trial"]]
         assert run.data.params["attention.mask"] == row["params"]["attention.mask"]

@@ -56,8 +56,8 @@ def test_all_faults_come_in_one_message_and_nothing_is_sent(
         "flags: expected no password in a URL",
         "train-data: expected absolute paths that all nodes see, got 'pairs.jsonl=2'",
         "poling.head: not a parameter; did you mean 'pooling.head'?",
-        "num_trials: expected at least 1, got -3",
-        "evaluation.tasks: ",
+        "--trials: expected at least 1, got -3",
+        "--tasks (evaluation.tasks): ",
     ):
         assert expected in message
     assert SECRET not in message
@@ -72,7 +72,7 @@ def test_designs_that_cannot_be_built_are_refused_here(
     ]
     assert main([*command, "--layers", "9"]) == 2
     message = capsys.readouterr().err
-    assert "backbone.num_layers: expected at most 3" in message
+    assert "--layers (backbone.num_layers): expected at most 3" in message
     assert "address" not in message  # nothing was asked of the cluster
     assert main(command) == 2
     assert "address: expected a Ray cluster" in capsys.readouterr().err
@@ -91,7 +91,7 @@ def test_files_that_only_the_cluster_has_are_left_to_it(
     assert code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(
-        "address: expected a Ray cluster whose job server answers, got http://127.0.0.1:1"
+        "--address: expected a Ray cluster whose job server answers, got http://127.0.0.1:1"
     )
 
 
