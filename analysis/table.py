@@ -37,6 +37,8 @@ FIELDS: dict[str, tuple[type, ...]] = {
     "head_parameters": (int, NoneType),
     "embedding_size": (int, NoneType),
     "flops_per_token": (int, float, NoneType),
+    "worker_seconds": (int, float, NoneType),
+    "gpu_seconds": (int, float, NoneType),
     "params": (dict,),
     "scores": (dict,),
     "categories": (dict,),
@@ -44,7 +46,10 @@ FIELDS: dict[str, tuple[type, ...]] = {
     "curve": (list,),
     "versions": (dict,),
 }
-LATER = ("head_parameters", "embedding_size", "flops_per_token")  # null where a row has none
+LATER = (  # null where a row has none
+    *("head_parameters", "embedding_size", "flops_per_token"),
+    *("worker_seconds", "gpu_seconds"),
+)
 COUNTS = ("trainable_parameters", "head_parameters", "embedding_size")
 NESTED = ("params", "scores", "categories", "failures", "curve", "versions")
 TRIAL_COLUMNS = ("name", *(field for field in FIELDS if field not in NESTED))

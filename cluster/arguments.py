@@ -51,7 +51,16 @@ NUMBERS = (
 )
 OWN = (  # names of faults that are not fields
     *("outputs", "address", "at-once", "gpus-per-worker", "confirm-under"),
-    *("max-losses", "hang-timeout", "deepspeed", "set", "study", "warm-start"),
+    *(
+        "budget-gpu-hours",
+        "gpu-hour-price",
+        "max-losses",
+        "hang-timeout",
+        "deepspeed",
+        "set",
+        "study",
+        "warm-start",
+    ),
 )
 
 

@@ -123,6 +123,11 @@ CONFIRM_HELP = (
     "what runs the confirmation, or a factorial's cells: tune, whose workers are warm, or train, "
     "for long runs: Ray Train starts each anew and heeds nodes that are to go (default: tune)"
 )
+BUDGET = (
+    "hours of GPUs, or of workers where there are none, that a search and its confirmation may "
+    "take: no trial is begun that would leave too little for the confirmation (default: no limit)"
+)
+PRICE = "of an hour of a GPU, or of a worker where there are none, to say what a study has cost"
 MAX_LOSSES = (
     "losses of a trial's processes in a row, without a new report, after which it fails; those "
     "that hit several trials at once, or come with a node's death, do not count (default: 3)"
@@ -255,6 +260,8 @@ def this_run(made: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     gpus = "GPUs of a worker; 0.5 lets two share one (default: 1 where there are any)"
     group.add_argument("--gpus-per-worker", metavar="N", help=gpus)
     group.add_argument("--confirm-under", metavar="RAY", default="tune", help=CONFIRM_HELP)
+    group.add_argument("--budget-gpu-hours", metavar="H", help=BUDGET)
+    group.add_argument("--gpu-hour-price", metavar="P", help=PRICE)
     group.add_argument("--max-losses", metavar="N", help=MAX_LOSSES)
     group.add_argument("--hang-timeout", metavar="S", help=HANG_TIMEOUT)
     outputs = "the folder of all studies (default: outputs)"

@@ -17,6 +17,8 @@ from filelock import Timeout
 from cluster.acts import factorial
 from cluster.acts.running import Acts
 from cluster.dispatch.tune import ray_cluster
+from cluster.observers.bill import Bill
+from cluster.observers.bill import describe as describe_costs
 from cluster.observers.datasets import mlflow_datasets
 from cluster.observers.tracking import Tracker
 from cluster.preflight import plan
@@ -131,10 +133,20 @@ def _driven(config: StudyConfig, place: Place, log: Log, act: Callable[[Acts], b
         shown = to_plain(config) | {"first": len(config.first)}
         identity = study_identity(folder)
         datasets = mlflow_datasets(config.base.training.data)
-        tracker = Tracker(config.name, place.outputs, shown, identity, datasets=datasets, log=log)
+        bill = Bill(folder / "costs.jsonl")
+        tracker = Tracker(
+            config.name,
+            place.outputs,
+            shown,
+            identity,
+            datasets=datasets,
+            log=log,
+            usage=bill.of,
+        )
         with ray_cluster(place.address, dashboard=place.confirm_under == "train"):
-            done = act(Acts(config, folder, tracker, place, log))
+            done = act(Acts(config, folder, tracker, bill, place, log))
         write_report(folder, tracker, log)
+        log(describe_costs(bill, place.budget))
         return done
 
 

@@ -16,6 +16,7 @@ from cluster.arguments import no_file, set_fault, settings, value
 from cluster.command_line import ended, parse, parser, say
 from cluster.dispatch.losses import Patience
 from cluster.dispatch.slots import CONFIRM_UNDER
+from cluster.observers.bill import Budget
 from trainables.faults import number, one_of, whole_or_none
 
 if TYPE_CHECKING:
@@ -51,11 +52,14 @@ def place_of(arguments: argparse.Namespace) -> tuple[Place, dict[str, str | None
 
     at_once, gpus = value(arguments.at_once), value(arguments.gpus_per_worker)
     losses, hang = value(arguments.max_losses), value(arguments.hang_timeout)
+    hours, price = value(arguments.budget_gpu_hours), value(arguments.gpu_hour_price)
     under = arguments.confirm_under
     checks = {
         "gpus-per-worker": None if gpus is None else number(gpus, above=0, at_most=1),
         "at-once": whole_or_none(at_once, at_least=1),
         "confirm-under": one_of(under, CONFIRM_UNDER),
+        "budget-gpu-hours": None if hours is None else number(hours, above=0),
+        "gpu-hour-price": None if price is None else number(price, at_least=0),
         "max-losses": whole_or_none(losses, at_least=1),
         "hang-timeout": None if hang is None else number(hang, at_least=1),
         "deepspeed": no_file(arguments.deepspeed),
@@ -68,6 +72,7 @@ def place_of(arguments: argparse.Namespace) -> tuple[Place, dict[str, str | None
         at_once=None if checks["at-once"] else at_once,
         gpus_per_worker=None if checks["gpus-per-worker"] else gpus,
         confirm_under=under,
+        budget=Budget(hours=hours, price=price),
         patience=Patience(losses=losses or Patience().losses, hang_timeout_s=hang),
     )
     return place, checks

@@ -12,7 +12,8 @@ import optuna
 from cluster.acts import confirm, factorial, registering
 from cluster.acts.confirm import Run
 from cluster.dispatch import train
-from cluster.dispatch.tune import run_trials, slots
+from cluster.dispatch.tune import gpu_share, run_trials, slots
+from cluster.observers.bill import Bill, allows
 from cluster.observers.event_log import EventLog
 from cluster.observers.progress import Console, Progress
 from cluster.observers.results import ResultsTable, read_rows
@@ -28,6 +29,7 @@ from search_spaces.spaces import SPACES
 from trainables.overlay import overlay
 
 Log = Callable[[str], None]
+SPENT = "the budget leaves no room for another trial beside the confirmation"
 LONG_RUNS = ("confirm", factorial.CELLS)  # acts whose trials take all steps; Train may run them
 
 
@@ -39,6 +41,7 @@ class Acts:
         config: StudyConfig,
         folder: Path,
         tracker: Tracker,
+        bill: Bill,
         place: Place,
         log: Log,
     ) -> None:
@@ -48,6 +51,8 @@ class Acts:
         self._tracker = tracker
         self._log = log
         self._slots = slots(config.base, place.at_once, place.gpus_per_worker)
+        self._bill, self._budget = bill, place.budget
+        bill.share = partial(gpu_share, self._slots)
         self._storage = open_storage(config.storage, folder)
         self._identity = study_identity(folder)
         self._confirm_under = place.confirm_under
@@ -71,7 +76,10 @@ class Acts:
             self._log(f"search: {priors.warm_start(study, source, propose)}")
         priors.queue(study, (priors.CONTROL_KNOWN, *config.first), space, base, shape)
         drawings = partial(priors.drawings, space, base, shape)
-        self._run("search", study, propose, config.num_trials, drawings=drawings, **rules(config))
+        confirmed = (config.num_finalists + 1) * config.num_seeds
+        fits = partial(allows, self._bill, self._budget, confirmed)
+        more: Any = {"drawings": drawings, "allows": fits, **rules(config)}
+        self._run("search", study, propose, config.num_trials, **more)
 
     def confirm(self) -> bool:
         """Train the best designs and the control again, with fresh seeds, if there are any."""
@@ -118,7 +126,8 @@ class Acts:
         **rules: Any,
     ) -> None:
         observers: list[Observer] = [
-            ResultsTable(self._config.name, self._folder / "results"),
+            self._bill,
+            ResultsTable(self._config.name, self._folder / "results", self._bill.of),
             self._tracker,
         ]
         ledger = Ledger(
@@ -152,7 +161,9 @@ class Acts:
             run_trials(ledger, **given)
         console.finish()
         if ledger.num_trials < size:
-            self._log(f"{act}: {exhausted(self._config.space, ledger)}")
+            spent = not ledger.has_room
+            reason = SPENT if spent else exhausted(self._config.space, ledger)
+            self._log(f"{act}: {reason}")
 
 
 def exhausted(space: str, ledger: Ledger) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,15 @@ from trainables.identity import design_digest, digest
 
 COST = ("trainable_parameters", "head_parameters", "embedding_size", "flops_per_token")
 
+Usage = Callable[[str], Mapping[str, float]]  # from a trial's name to seconds of workers, of GPUs
+
 
 class ResultsTable:
     """An observer that writes the rows of a study."""
 
-    def __init__(self, study: str, folder: Path) -> None:
-        """Write the rows of `study` into `folder`."""
+    def __init__(self, study: str, folder: Path, usage: Usage = lambda _: {}) -> None:
+        """Write the rows of `study` into `folder`; `usage` says what a trial has taken."""
+        self._usage = usage
         self._study = study
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
@@ -63,6 +67,7 @@ class ResultsTable:
             "total_steps": trial.config.training.steps,
             "seconds": outcome.get("seconds", last["seconds"]),
             **{name: cost.get(name) for name in COST},
+            **self._usage(trial.name),
             "params": trial.params,
             "scores": outcome.get("scores", {}),
             "categories": outcome.get("categories", {}),

@@ -41,7 +41,7 @@ class Spool:
         """
         self._file, self._send, self._log, self._server = file, send, log, server
         file.parent.mkdir(parents=True, exist_ok=True)
-        self._waiting = deque(_left(file))
+        self._waiting: deque[Record] = deque(map(json.loads, whole_lines(file)))
         self._changed = threading.Condition()
         self._closed = self._is_away = False
         self._next_try = 0.0
@@ -126,12 +126,12 @@ class Spool:
             self._log(f"{self._server} does not answer; records wait in {self._file} ({reason})")
 
 
-def _left(file: Path) -> list[Record]:
-    """Return the whole records in a file; a kill may have cut the last one."""
+def whole_lines(file: Path) -> list[str]:
+    """Return the lines of a file; what a kill left of a last one is cut off."""
     if not file.is_file():
         return []
     content = file.read_text(encoding="utf-8")
     whole = content[: content.rfind("\n") + 1]
     if whole != content:
         file.write_text(whole, encoding="utf-8")
-    return [json.loads(line) for line in whole.splitlines()]
+    return whole.splitlines()

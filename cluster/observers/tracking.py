@@ -44,15 +44,16 @@ class Tracker:
         *,
         datasets: Sequence[Mapping[str, str]] = (),
         log: Callable[[str], None] = lambda _: None,
+        usage: Callable[[str], Mapping[str, float]] = lambda _: {},
     ) -> None:
         """Track `study`, whose folder is in `outputs`.
 
         Another study of that name, in another folder or in one that was removed, has another
         `identity`. `datasets` are fields of `mlflow.entities.Dataset`: what is trained on. `log`
-        hears of outages.
+        hears of outages, `usage` says what a trial has taken.
         """
         self.uri = tracking_uri(outputs)
-        self._study, self._datasets = study, list(datasets)
+        self._study, self._datasets, self._usage = study, list(datasets), usage
         self._writer = MlflowWriter(self.uri, outputs, study=study, identity=identity)
         self.spool_file = outputs / study / SPOOL
         self._spool = Spool(self.spool_file, self._writer.send, log)
@@ -79,7 +80,7 @@ class Tracker:
         }
         if ending.score is not None:
             values["mean_score"] = ending.score
-        values |= outcome.get("cost", {})
+        values |= outcome.get("cost", {}) | self._usage(trial.name)
         warmup = outcome.get("adaptation", {})
         values |= {f"adaptation.{name}": value for name, value in warmup.items()}
         files = [outcome["items"], str(trial.folder / "weights.safetensors")] if outcome else []

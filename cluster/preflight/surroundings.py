@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from cluster.dispatch.losses import Patience
 from cluster.dispatch.slots import Node, alive, fit
 from cluster.dispatch.tune import gpu_bytes, ray_cluster
+from cluster.observers.bill import Budget
 from cluster.preflight import storages
 from cluster.preflight.storages import PORTS, server_fault, sqlite_fault
 from trainables.faults import check
@@ -29,6 +30,7 @@ class Place:
     at_once: int | None = None  # trials; None: all that fit
     gpus_per_worker: float | None = None  # a share of one; None: a whole one where there are any
     confirm_under: str = "tune"  # one of `slots.CONFIRM_UNDER`
+    budget: Budget = field(default_factory=Budget)
     patience: Patience = field(default_factory=Patience)  # with trials that are lost or silent
 
     @property

@@ -57,6 +57,7 @@ class Ledger:
         race: float = 0.0,
         link: Callable[[str], Mapping[str, str]] | None = None,
         drawings: Drawings | None = None,
+        allows: Callable[[int], bool] = lambda num_live: True,
     ) -> None:
         """Open the ledger; trials that were left running are set aside to be continued.
 
@@ -64,7 +65,7 @@ class Ledger:
         the score and names of the outcome's cost. With `race` above 0 a design that tells its
         scores task by task is stopped as `racing` says, at that error rate, against the best one
         so far. `link` says where a trial of a name is shown; `drawings` are gone through when the
-        sampler finds no new design.
+        sampler finds no new design. No new trial is begun once `allows` says no to so many live.
         """
         self._study, self._mirror = mirrored(study)
         self._asking = Asking(self._study, self._mirror, propose, drawings)
@@ -74,7 +75,7 @@ class Ledger:
         self._halving = halving
         self._objectives = tuple(objectives)
         self._race = Race(race) if race else None
-        self._link = link
+        self._link, self._allows = link, allows
         self._num_kept = self.num_ended = 0
         self._interrupted: list[int] = []
         self._halted: list[int] = []  # stopped, but not yet told so
@@ -115,6 +116,11 @@ class Ledger:
         return not waiting and self._num_kept >= self.num_trials
 
     @property
+    def has_room(self) -> bool:
+        """Whether another trial may be begun."""
+        return self._allows(len(self._live))
+
+    @property
     def num_designs(self) -> int | None:
         """How many designs the space has, if it was seen to have no more."""
         return self._asking.num_designs
@@ -130,9 +136,12 @@ class Ledger:
         """
         while self._halted:
             self._end_halted(self._halted.pop(0), STOPPED)
-        number = self._interrupted.pop(0) if self._interrupted else self._promoted()
-        if number is None:
-            number = self._new()
+        number = self._interrupted.pop(0) if self._interrupted else None
+        if number is None and self.has_room:
+            number = self._promoted()
+            number = self._new() if number is None else number
+        elif number is None and not self._live:
+            self.num_trials = self._num_kept
         if number is not None:
             return self._hand_out(number)
         while self._paused and not self._live:

@@ -53,6 +53,7 @@ SEARCHED: dict[str, Any] = {
 def confirm(outputs: Path, model: str, pairs: str, under: str) -> list[dict[str, Any]]:
     """Confirm a study under Tune or Train; return the rows without the times."""
     from cluster.acts.running import Acts
+    from cluster.observers.bill import Bill
     from cluster.observers.results import read_rows
     from cluster.observers.tracking import Tracker
     from cluster.preflight.surroundings import Place
@@ -72,7 +73,9 @@ def confirm(outputs: Path, model: str, pairs: str, under: str) -> list[dict[str,
     config = StudyConfig(name=under, base=overlay(TrialConfig(), SETTINGS | given))
     place = Place(outputs=outputs, confirm_under=under)
     tracker = Tracker(under, outputs, {})
-    assert Acts(config, folder, tracker, place, lambda line: None).confirm()
+    assert Acts(
+        config, folder, tracker, Bill(folder / "costs.jsonl"), place, lambda line: None
+    ).confirm()
     assert tracker.close() == 0
     rows = [row for row in read_rows(folder / "results") if row["role"] != "search"]
     for row in rows:
