@@ -404,7 +404,7 @@ def test_another_model_is_not_let_through(root: Path) -> None:
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return the program, whose silence ends with the test."""
-    monkeypatch.setattr(program, "_quiet", lambda: None)
+    monkeypatch.setattr(program, "quiet", lambda: None)
     return program.main
 
 
