@@ -83,12 +83,22 @@ def open_subject(model: str, options: Options) -> Subject:
     folder = Path(model)
     if not folder.is_dir():
         return _from_hub(model, options)
-    if _is_trial(folder):
+    if runs.is_trial(folder):
         _refuse(options, "a trial, which has its own")
         return _trial(folder)
     if (folder / MODULES).is_file():
         return _sentence_transformer(model, model, options)
+    if not (folder / runs.CONFIG).is_file():
+        raise SubjectError(
+            f"{model}: expected a folder with the {runs.CONFIG} of a trial or a decoder, or with "
+            f"{MODULES}, got neither{_hint(folder)}"
+        )
     return _bare(model, model, options)
+
+
+def _hint(folder: Path) -> str:
+    trials = runs.trials_in(folder)
+    return f"; the study's trials are in folders such as {trials[0]}" if trials else ""
 
 
 def _from_hub(model: str, options: Options) -> Subject:
@@ -108,15 +118,6 @@ def _from_hub(model: str, options: Options) -> Subject:
     if MODULES in files:
         return _sentence_transformer(model, model, dataclasses.replace(options, revision=revision))
     return _bare(model, hub.fetched(model, revision), options)
-
-
-def _is_trial(folder: Path) -> bool:
-    """Whether a folder's configuration is a trial's and not a model's."""
-    file = folder / runs.CONFIG
-    if not file.is_file():
-        return False
-    values = json.loads(file.read_text())
-    return isinstance(values, dict) and "backbone" in values and "evaluation" in values
 
 
 def _refuse(options: Options, what: str) -> None:

@@ -208,6 +208,44 @@ def test_what_cannot_be_scored_is_said_before_a_model_is_loaded(
     assert "got 'STSBenchmarc', did you mean 'STSBenchmark" in suite
 
 
+def test_scores_go_into_a_study_or_a_new_folder_alone(
+    tmp_path: Path, task: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes").touch()
+    for name, what in {"file": "a file", "other": "one without results/"}.items():
+        said = main(["x", "--suite", task, "--output", str(tmp_path / name)], capsys)
+        expected = "--output: expected a study's folder or a new one, got"
+        assert said == f"{expected} {what}: {tmp_path / name}\n"
+    assert evaluate._output_faults(tmp_path / "new") == []
+    (tmp_path / "empty").mkdir()
+    assert evaluate._output_faults(tmp_path / "empty") == []
+
+
+def test_a_task_by_name_and_in_a_suite_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    said = main(["nothing", "--suite", "paper", "STSBenchmark"], capsys)
+    assert said == (
+        "--suite: expected each task once, got STSBenchmark by name and in a suite; "
+        "leave the name out\n"
+    )
+
+
+def test_a_folder_without_a_model_is_told_from_a_bare_decoder(
+    tiny_model: Path, task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = main([str(tmp_path), "--suite", task], capsys)
+    assert said == (
+        f"{tmp_path}: expected a folder with the config.json of a trial or a decoder, or with "
+        "modules.json, got neither\n"
+    )
+    trial = tmp_path / "confirm" / "0003"
+    trial.parent.mkdir()
+    write_run(trial, design(tiny_model, {}))
+    said = main([str(tmp_path), "--suite", task], capsys)
+    assert said.endswith(f"the study's trials are in folders such as {trial}\n")
+
+
 def test_a_hub_that_does_not_answer_is_no_riddle(
     task: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
