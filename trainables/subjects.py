@@ -24,7 +24,7 @@ from trainables.config import (
     TrialConfig,
 )
 from trainables.cost import count_cost
-from trainables.encoding import Encode, Floats
+from trainables.encoding import Encode, Floats, encode_packed
 from trainables.fingerprint import fingerprint
 from trainables.identity import design_digest, digest, label
 from trainables.model.backbone import Backbone
@@ -159,10 +159,15 @@ def _encoder(embedder: Embedder, tokenizer: Tokenizer, config: TrialConfig) -> E
     @torch.inference_mode()
     def encode(texts: list[str], role: str | None) -> Floats:
         query = role == "query"
-        limit = config.training.max_query_tokens if query else config.evaluation.max_tokens
-        padded = tokenizer(texts, limit, getattr(config.instructions, role or "other"))
-        found: Floats = embedder(*(part.to(device) for part in padded)).cpu().numpy()
-        return found
+        return encode_packed(
+            embedder.embed,
+            tokenizer,
+            texts,
+            max_tokens=config.training.max_query_tokens if query else config.evaluation.max_tokens,
+            instruction=getattr(config.instructions, role or "other"),
+            mini_batch_tokens=config.evaluation.mini_batch_tokens,
+            device=device,
+        )
 
     return encode
 

@@ -16,7 +16,7 @@ from analysis.baselines import references
 from analysis.table import load
 from tests.trainables.finished import design, write_run
 from tests.trainables.test_tasks import mirror
-from trainables import evaluate, hub
+from trainables import evaluate, hub, runs
 from trainables.checkpoint import LATEST, NOTES, TRAINED, _sealed, _sha256
 from trainables.exported.exporting import export
 from trainables.runs import RunError, load_unfinished
@@ -244,6 +244,22 @@ def test_a_folder_without_a_model_is_told_from_a_bare_decoder(
     write_run(trial, design(tiny_model, {}))
     said = main([str(tmp_path), "--suite", task], capsys)
     assert said.endswith(f"the study's trials are in folders such as {trial}\n")
+
+
+def test_a_trial_packs_its_texts_to_the_vectors_of_padded_ones(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    prompts = {"instructions.query": "find it: ", "training.max_query_tokens": 12}
+    write_run(run, design(tiny_model, {**prompts, "evaluation.mini_batch_tokens": 24}))
+    loaded = runs.load(run)
+    encode = open_subject(str(run), Options()).encode
+    for role in ROLES:
+        cut = 12 if role == "query" else loaded.config.evaluation.max_tokens
+        written = getattr(loaded.config.instructions, role or "other")
+        with torch.inference_mode():
+            padded = loaded.embedder.eval()(*loaded.tokenizer(TEXTS, cut, written))
+        np.testing.assert_allclose(encode(list(TEXTS), role), padded.numpy(), atol=1e-6)
 
 
 def test_a_hub_that_does_not_answer_is_no_riddle(
