@@ -62,12 +62,19 @@ class Run:
 
 
 def is_trial(folder: Path) -> bool:
-    """Whether a folder's configuration is a trial's and not a model's."""
+    """Whether a folder's configuration is a trial's and not a model's.
+
+    Raises:
+        RunError: If it is no JSON object.
+    """
     file = folder / CONFIG
     if not file.is_file():
         return False
-    values = json.loads(file.read_text())
-    return isinstance(values, dict) and "backbone" in values and "evaluation" in values
+    try:
+        values = _read_object(file)
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file}: expected a JSON object, got a damaged file ({error})") from error
+    return "backbone" in values and "evaluation" in values
 
 
 def trials_in(study: Path) -> list[Path]:

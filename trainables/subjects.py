@@ -190,7 +190,7 @@ def _bare(model: str, source: str, options: Options) -> Subject:
         "weights": fingerprint(embedder),
     }
     encode, size = _encoder(embedder, Tokenizer(source), config), embedder.pooling.output_size
-    return _subject(f"{model}, causal, {options.pooling}", values, encode, size)
+    return _subject(f"{model}, causal, {options.pooling}{_cut(options)}", values, encode, size)
 
 
 def _bare_config(source: str, options: Options) -> TrialConfig:
@@ -246,7 +246,7 @@ def _sentence_transformer(model: str, source: str, options: Options) -> Subject:
         "weights": fingerprint(loaded.requires_grad_(False)),
     }
     encode, size = _encode_by_role(loaded, options.prompts), loaded.get_embedding_dimension()
-    return _subject(model, values, encode, size)
+    return _subject(f"{model}{_cut(options)}", values, encode, size)
 
 
 def _why_not(error: Exception, options: Options) -> str:
@@ -276,6 +276,10 @@ def _encode_by_role(loaded: Any, prompts: Mapping[str, str]) -> Encode:
         return vectors
 
     return encode
+
+
+def _cut(options: Options) -> str:
+    return f", {options.max_tokens} tokens" if options.max_tokens else ""
 
 
 def _subject(label: str, values: Mapping[str, Any], encode: Encode, size: int | None) -> Subject:

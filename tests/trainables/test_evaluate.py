@@ -151,6 +151,7 @@ def test_a_model_of_others_keeps_its_pooling_and_prompts(bert: Path) -> None:
     subject = open_subject(str(bert), Options(max_tokens=8))
     assert subject.cost["embedding_size"] == 32
     assert subject.params["max_tokens"] == 8
+    assert subject.label == f"{bert}, 8 tokens"
     assert subject.digest != open_subject(str(bert), Options()).digest
 
 
@@ -244,6 +245,11 @@ def test_a_folder_without_a_model_is_told_from_a_bare_decoder(
     write_run(trial, design(tiny_model, {}))
     said = main([str(tmp_path), "--suite", task], capsys)
     assert said.endswith(f"the study's trials are in folders such as {trial}\n")
+    (trial / "config.json").write_text("{")
+    said = main([str(trial), "--suite", task], capsys)
+    assert said.startswith(
+        f"{trial / 'config.json'}: expected a JSON object, got a damaged file ("
+    )
 
 
 def test_a_trial_packs_its_texts_to_the_vectors_of_padded_ones(
