@@ -89,16 +89,13 @@ def open_subject(model: str, options: Options) -> Subject:
     if (folder / MODULES).is_file():
         return _sentence_transformer(model, model, options)
     if not (folder / runs.CONFIG).is_file():
+        trials = runs.trials_in(folder)
+        hint = f"; the study's trials are in folders such as {trials[0]}" if trials else ""
         raise SubjectError(
             f"{model}: expected a folder with the {runs.CONFIG} of a trial or a decoder, or with "
-            f"{MODULES}, got neither{_hint(folder)}"
+            f"{MODULES}, got neither{hint}"
         )
     return _bare(model, model, options)
-
-
-def _hint(folder: Path) -> str:
-    trials = runs.trials_in(folder)
-    return f"; the study's trials are in folders such as {trials[0]}" if trials else ""
 
 
 def _from_hub(model: str, options: Options) -> Subject:
