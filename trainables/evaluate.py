@@ -81,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _faults(arguments: argparse.Namespace) -> list[str]:
     """Return what is wrong with the options and the tasks, before a model is loaded."""
+    from trainables import suites
     from trainables.task_sources import source_faults
     from trainables.tasks import check_tasks
 
@@ -94,9 +95,22 @@ def _faults(arguments: argparse.Namespace) -> list[str]:
         if value is not None and value < least:
             option = name.replace("_", "-")
             faults.append(f"--{option}: expected at least {least}, got {value}")
+    faults += _output_faults(arguments.output)
     unknown = check_tasks(arguments.suite)
+    if twice := suites.fault(arguments.suite):
+        unknown.append(f"--suite: {twice}")
     found = [*faults, *unknown, *([] if unknown else source_faults(arguments.suite))]
     return [fault.replace("evaluation.tasks:", "--suite:") for fault in found]
+
+
+def _output_faults(folder: Path | None) -> list[str]:
+    """Return why a row cannot stand there: only a study, or a folder to be made, takes one."""
+    if folder is None or not folder.exists():
+        return []
+    if folder.is_dir() and ((folder / "results").is_dir() or not any(folder.iterdir())):
+        return []
+    what = "one without results/" if folder.is_dir() else "a file"
+    return [f"--output: expected a study's folder or a new one, got {what}: {folder}"]
 
 
 def _say(label: str, result: Evaluation) -> None:
@@ -189,7 +203,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help=f"suites or tasks, as a search's --tasks (default: {' '.join(usual.tasks)})",
     )
-    add("--split", choices=get_args(Split), default=usual.split, help="of the suite's two")
+    add(
+        "--split",
+        choices=get_args(Split),
+        default=usual.split,
+        help=f"of the suite's two (default: {usual.split})",
+    )
     add("--output", type=Path, metavar="FOLDER", help="a study's folder, as in outputs/first")
     add("--pooling", choices=READ_OUTS, help="of a bare decoder, which has none of its own")
     add("--max-tokens", type=int, metavar="N", help="that texts are cut at (the model's own)")

@@ -61,6 +61,27 @@ class Run:
         return embeddings
 
 
+def is_trial(folder: Path) -> bool:
+    """Whether a folder's configuration is a trial's and not a model's.
+
+    Raises:
+        RunError: If it is no JSON object.
+    """
+    file = folder / CONFIG
+    if not file.is_file():
+        return False
+    try:
+        values = _read_object(file)
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file}: expected a JSON object, got a damaged file ({error})") from error
+    return "backbone" in values and "evaluation" in values
+
+
+def trials_in(study: Path) -> list[Path]:
+    """Return the folders of a study's trials; none for another folder."""
+    return [folder for folder in sorted(study.glob("*/[0-9]*")) if is_trial(folder)]
+
+
 def load(folder: Path) -> Run:
     """Return the trial that finished in `folder`, in fp32 whatever it was trained in.
 

@@ -24,7 +24,7 @@ from trainables.config import (
     TrialConfig,
 )
 from trainables.cost import count_cost
-from trainables.encoding import Encode, Floats
+from trainables.encoding import Encode, Floats, encode_packed
 from trainables.fingerprint import fingerprint
 from trainables.identity import design_digest, digest, label
 from trainables.model.backbone import Backbone
@@ -83,11 +83,18 @@ def open_subject(model: str, options: Options) -> Subject:
     folder = Path(model)
     if not folder.is_dir():
         return _from_hub(model, options)
-    if _is_trial(folder):
+    if runs.is_trial(folder):
         _refuse(options, "a trial, which has its own")
         return _trial(folder)
     if (folder / MODULES).is_file():
         return _sentence_transformer(model, model, options)
+    if not (folder / runs.CONFIG).is_file():
+        trials = runs.trials_in(folder)
+        hint = f"; the study's trials are in folders such as {trials[0]}" if trials else ""
+        raise SubjectError(
+            f"{model}: expected a folder with the {runs.CONFIG} of a trial or a decoder, or with "
+            f"{MODULES}, got neither{hint}"
+        )
     return _bare(model, model, options)
 
 
@@ -108,15 +115,6 @@ def _from_hub(model: str, options: Options) -> Subject:
     if MODULES in files:
         return _sentence_transformer(model, model, dataclasses.replace(options, revision=revision))
     return _bare(model, hub.fetched(model, revision), options)
-
-
-def _is_trial(folder: Path) -> bool:
-    """Whether a folder's configuration is a trial's and not a model's."""
-    file = folder / runs.CONFIG
-    if not file.is_file():
-        return False
-    values = json.loads(file.read_text())
-    return isinstance(values, dict) and "backbone" in values and "evaluation" in values
 
 
 def _refuse(options: Options, what: str) -> None:
@@ -158,10 +156,15 @@ def _encoder(embedder: Embedder, tokenizer: Tokenizer, config: TrialConfig) -> E
     @torch.inference_mode()
     def encode(texts: list[str], role: str | None) -> Floats:
         query = role == "query"
-        limit = config.training.max_query_tokens if query else config.evaluation.max_tokens
-        padded = tokenizer(texts, limit, getattr(config.instructions, role or "other"))
-        found: Floats = embedder(*(part.to(device) for part in padded)).cpu().numpy()
-        return found
+        return encode_packed(
+            embedder.embed,
+            tokenizer,
+            texts,
+            max_tokens=config.training.max_query_tokens if query else config.evaluation.max_tokens,
+            instruction=getattr(config.instructions, role or "other"),
+            mini_batch_tokens=config.evaluation.mini_batch_tokens,
+            device=device,
+        )
 
     return encode
 
@@ -184,7 +187,7 @@ def _bare(model: str, source: str, options: Options) -> Subject:
         "weights": fingerprint(embedder),
     }
     encode, size = _encoder(embedder, Tokenizer(source), config), embedder.pooling.output_size
-    return _subject(f"{model}, causal, {options.pooling}", values, encode, size)
+    return _subject(f"{model}, causal, {options.pooling}{_cut(options)}", values, encode, size)
 
 
 def _bare_config(source: str, options: Options) -> TrialConfig:
@@ -240,7 +243,7 @@ def _sentence_transformer(model: str, source: str, options: Options) -> Subject:
         "weights": fingerprint(loaded.requires_grad_(False)),
     }
     encode, size = _encode_by_role(loaded, options.prompts), loaded.get_embedding_dimension()
-    return _subject(model, values, encode, size)
+    return _subject(f"{model}{_cut(options)}", values, encode, size)
 
 
 def _why_not(error: Exception, options: Options) -> str:
@@ -270,6 +273,10 @@ def _encode_by_role(loaded: Any, prompts: Mapping[str, str]) -> Encode:
         return vectors
 
     return encode
+
+
+def _cut(options: Options) -> str:
+    return f", {options.max_tokens} tokens" if options.max_tokens else ""
 
 
 def _subject(label: str, values: Mapping[str, Any], encode: Encode, size: int | None) -> Subject:

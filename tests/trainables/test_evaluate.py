@@ -16,7 +16,7 @@ from analysis.baselines import references
 from analysis.table import load
 from tests.trainables.finished import design, write_run
 from tests.trainables.test_tasks import mirror
-from trainables import evaluate, hub
+from trainables import evaluate, hub, runs
 from trainables.checkpoint import LATEST, NOTES, TRAINED, _sealed, _sha256
 from trainables.exported.exporting import export
 from trainables.runs import RunError, load_unfinished
@@ -151,6 +151,7 @@ def test_a_model_of_others_keeps_its_pooling_and_prompts(bert: Path) -> None:
     subject = open_subject(str(bert), Options(max_tokens=8))
     assert subject.cost["embedding_size"] == 32
     assert subject.params["max_tokens"] == 8
+    assert subject.label == f"{bert}, 8 tokens"
     assert subject.digest != open_subject(str(bert), Options()).digest
 
 
@@ -206,6 +207,65 @@ def test_what_cannot_be_scored_is_said_before_a_model_is_loaded(
     ]
     assert suite.startswith("--suite: expected ")
     assert "got 'STSBenchmarc', did you mean 'STSBenchmark" in suite
+
+
+def test_scores_go_into_a_study_or_a_new_folder_alone(
+    tmp_path: Path, task: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes").touch()
+    for name, what in {"file": "a file", "other": "one without results/"}.items():
+        said = main(["x", "--suite", task, "--output", str(tmp_path / name)], capsys)
+        expected = "--output: expected a study's folder or a new one, got"
+        assert said == f"{expected} {what}: {tmp_path / name}\n"
+    assert evaluate._output_faults(tmp_path / "new") == []
+    (tmp_path / "empty").mkdir()
+    assert evaluate._output_faults(tmp_path / "empty") == []
+
+
+def test_a_task_by_name_and_in_a_suite_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    said = main(["nothing", "--suite", "paper", "STSBenchmark"], capsys)
+    assert said == (
+        "--suite: expected each task once, got STSBenchmark by name and in a suite; "
+        "leave the name out\n"
+    )
+
+
+def test_a_folder_without_a_model_is_told_from_a_bare_decoder(
+    tiny_model: Path, task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = main([str(tmp_path), "--suite", task], capsys)
+    assert said == (
+        f"{tmp_path}: expected a folder with the config.json of a trial or a decoder, or with "
+        "modules.json, got neither\n"
+    )
+    trial = tmp_path / "confirm" / "0003"
+    trial.parent.mkdir()
+    write_run(trial, design(tiny_model, {}))
+    said = main([str(tmp_path), "--suite", task], capsys)
+    assert said.endswith(f"the study's trials are in folders such as {trial}\n")
+    (trial / "config.json").write_text("{")
+    said = main([str(trial), "--suite", task], capsys)
+    assert said.startswith(
+        f"{trial / 'config.json'}: expected a JSON object, got a damaged file ("
+    )
+
+
+def test_a_trial_packs_its_texts_to_the_vectors_of_padded_ones(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    prompts = {"instructions.query": "find it: ", "training.max_query_tokens": 12}
+    write_run(run, design(tiny_model, {**prompts, "evaluation.mini_batch_tokens": 24}))
+    loaded = runs.load(run)
+    encode = open_subject(str(run), Options()).encode
+    for role in ROLES:
+        cut = 12 if role == "query" else loaded.config.evaluation.max_tokens
+        written = getattr(loaded.config.instructions, role or "other")
+        with torch.inference_mode():
+            padded = loaded.embedder.eval()(*loaded.tokenizer(TEXTS, cut, written))
+        np.testing.assert_allclose(encode(list(TEXTS), role), padded.numpy(), atol=1e-6)
 
 
 def test_a_hub_that_does_not_answer_is_no_riddle(
