@@ -50,8 +50,7 @@ def connect(address: str | None) -> JobSubmissionClient:
         address = USUAL_ADDRESS
     from ray.job_submission import JobSubmissionClient
 
-    for handler in logging.getLogger("ray").handlers:
-        handler.setLevel(logging.ERROR)  # uploads and closed sockets are no news
+    logging.getLogger("ray").setLevel(logging.ERROR)  # uploads and closed sockets are no news
     with explained(address):
         return JobSubmissionClient(address)
 
