@@ -81,7 +81,8 @@ def confirm(outputs: Path, model: str, pairs: str, under: str) -> list[dict[str,
     for row in rows:
         for timed in (row, *row["curve"]):
             del timed["seconds"]
-        del row["study"]
+        for name in ("study", "worker_seconds", "gpu_seconds"):
+            del row[name]
     return rows
 
 
