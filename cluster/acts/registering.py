@@ -19,13 +19,19 @@ ARMS = ("control", "finalist")
 
 def registered(
     config: StudyConfig, runs: Sequence[Run], folder: Path, log: Callable[[str], None]
-) -> Registration:
-    """Return the plan of a confirmation's runs, written now if there is none, and say it."""
+) -> Registration | None:
+    """Return the plan of a confirmation's runs, written now if there is none, and say it.
+
+    A confirmation that has results already, and no plan, stays without: it would be none.
+    """
     from analysis import registration
 
     kept = registration.read(folder)
     if kept is not None:
         return kept[0]
+    if any((folder / "results").glob("confirm-*.json")):
+        log("plan: none was written before the first results, so none is now")
+        return None
     plan = planned(config, runs, folder)
     file = registration.write(plan, folder)
     log(f"plan: {registration.summary(plan)} ({file}, sha256 {plan.sha256[:12]})")

@@ -90,7 +90,8 @@ class Acts:
             return False
         runs = confirm.kept_plan(config, rows, self._folder / "confirm")
         plan = registering.registered(config, runs, self._folder, self._log)
-        self._tracker.planned(plan.sha256)
+        if plan is not None:
+            self._tracker.planned(plan.sha256)
         self._planned("confirm", runs)
         return True
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from analysis import registration
+from cluster.acts.registering import registered
 from cluster.confirm import main
 from cluster.settings import StudyConfig, write_once
 
@@ -48,6 +50,14 @@ def test_a_plan_that_was_written_is_kept(
     assert said(capsys, outputs, "masks", "--seeds", "9") == [
         "--seeds: the plan is written and kept; leave it out"
     ]
+
+
+def test_no_plan_is_written_after_the_first_results(outputs: Path) -> None:
+    (outputs / "masks" / "results" / "confirm-0000.json").write_text("{}")
+    said: list[str] = []
+    assert registered(StudyConfig(), [], outputs / "masks", said.append) is None
+    assert said == ["plan: none was written before the first results, so none is now"]
+    assert registration.read(outputs / "masks") is None
 
 
 def test_without_a_finished_design_there_is_nothing_to_confirm(

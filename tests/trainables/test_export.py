@@ -270,7 +270,7 @@ def test_the_card_says_what_was_found(root: Path) -> None:
     assert (score.dataset_name, score.task_type) == ("STS22", "STS")
     assert (score.metric_value, score.dataset_split) == (pytest.approx(51.234), "choosing")
     assert len(card.data.eval_results) == 1
-    assert card.data.library_name == "sentence-transformers"
+    assert card.data.to_dict()["library_name"] == "sentence-transformers"
     assert "custom_code" in card.data.tags
     assert "base_model" not in card.data.to_dict()  # it came from a folder
     text = " ".join(card.text.split())
